@@ -1,0 +1,31 @@
+"""How long work reports where it is and learns that it should stop.
+
+An analysis takes `progress: Progress` and calls `stage` once per part and `advance` as items finish.
+`advance` raises `Cancelled` when the user asked to stop, so cancelling costs at most one item. The
+command line draws bars from it, the job worker of the dashboard keeps counts and an ETA.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """Where an analysis says how far it is."""
+
+    def stage(self, name: str, total: int) -> None:
+        """Begin a named part of `total` items."""
+
+    def advance(self, n: int = 1) -> None:
+        """`n` more items are done. Raises `workbench.errors.Cancelled` if a cancel was asked for."""
+
+
+class Silent:
+    """Progress that goes nowhere: the default in scripts and notebooks."""
+
+    def stage(self, name: str, total: int) -> None:
+        """Nothing to show."""
+
+    def advance(self, n: int = 1) -> None:
+        """Nothing to show."""
