@@ -1,0 +1,231 @@
+"""Collecting activations in memory: prompts in, labelled activations out.
+
+1. Prompts are tokenised and grouped by length, so that little padding is computed.
+2. Each batch runs until the last site asked for has been read; later blocks and the unembedding are skipped.
+3. Only the wanted positions are gathered, on the device, before they are copied to the host.
+4. Rows come back in the order of the prompts, each with its prompt, position and token.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.errors import DataError, PositionError
+from workbench.model.language_model import LanguageModel
+from workbench.model.tokens import Positions, Prompt, TokenBatch, as_list, batch, from_ids
+from workbench.progress import Progress, Silent
+from workbench.provenance import Provenance, provenance
+from workbench.sites.catalog import Site
+from workbench.sites.names import expand
+
+TOKENS_PER_BATCH = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """Activations of some prompts at some sites and positions, one row per token.
+
+    Attributes:
+        values: site -> [row, ...] tensor on the CPU, in the model's dtype.
+        prompt: [row] index of the prompt.
+        position: [row] absolute position in the unpadded prompt.
+        token_id: [row] token at that position.
+        token: the text of that token, per row.
+        n_prompts: number of prompts that went in.
+        provenance: model, inputs, versions.
+
+    Example:
+        >>> acts = wb.collect(model, prompts, sites="blocks.*.hook_resid_post", positions=-1)
+        >>> acts["blocks.7.hook_resid_post"].shape      # [prompt, position, d_model]
+        torch.Size([100, 1, 576])
+    """
+
+    values: dict[str, Tensor] = field(repr=False)
+    prompt: np.ndarray = field(repr=False)
+    position: np.ndarray = field(repr=False)
+    token_id: np.ndarray = field(repr=False)
+    token: tuple[str, ...] = field(repr=False)
+    n_prompts: int
+    provenance: Provenance = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.prompt)
+
+    @property
+    def sites(self) -> list[str]:
+        """The sites that were read, in the order of the forward pass."""
+        return list(self.values)
+
+    def _name(self, site: str) -> str:
+        layers = [int(s.split(".")[1]) for s in self.sites if s.startswith("blocks.")]
+        found = expand(
+            site, self.sites, n_layers=max(layers, default=-1) + 1, model_name="This collection"
+        )
+        return found[0]
+
+    def rows(self, site: str) -> Tensor:
+        """[row, ...] activations at one site; an unknown site is a `SiteError`."""
+        return self.values[self._name(site)]
+
+    def __getitem__(self, site: str) -> Tensor:
+        """[prompt, position, ...] activations, where every prompt has as many positions as the others.
+
+        Raises:
+            PositionError: prompts have different numbers of positions; use `rows` or `of_prompt`.
+        """
+        rows = self.rows(site)
+        counts = np.bincount(self.prompt, minlength=self.n_prompts)
+        if len(set(counts.tolist())) != 1:
+            raise PositionError(
+                f"Prompts have between {counts.min()} and {counts.max()} positions here, so they do not make a "
+                "grid: use `acts.rows(site)` with `acts.prompt` and `acts.position`, or `acts.of_prompt(i)`."
+            )
+        return rows.reshape(self.n_prompts, int(counts[0]), *rows.shape[1:])
+
+    def of_prompt(self, index: int) -> dict[str, Tensor]:
+        """Site -> [position, ...] activations of one prompt."""
+        if not -self.n_prompts <= index < self.n_prompts:
+            raise PositionError(f"Prompt {index} does not exist: there are {self.n_prompts} (0 to {self.n_prompts - 1}).")
+        chosen = torch.from_numpy(self.prompt == index % self.n_prompts)
+        return {site: rows[chosen] for site, rows in self.values.items()}
+
+    def stack(self) -> Tensor:
+        """[site, row, ...] all sites in one tensor; they must be of one width."""
+        shapes = {tuple(v.shape[1:]) for v in self.values.values()}
+        if len(shapes) != 1:
+            raise DataError(f"Sites of different shapes do not stack: {sorted(shapes)}. Take them one by one.")
+        return torch.stack(list(self.values.values()))
+
+    def to_xarray(self) -> Any:
+        """An xarray `Dataset` with dims `row`, … (bfloat16 becomes float32, which holds it exactly)."""
+        import xarray as xr
+
+        variables = {}
+        for site, rows in self.values.items():
+            dims = ("row", *(f"{site}:{i}" for i in range(rows.ndim - 1)))
+            variables[site] = (dims, rows.float().numpy())
+        coordinates = {
+            "prompt": ("row", self.prompt),
+            "position": ("row", self.position),
+            "token_id": ("row", self.token_id),
+            "token": ("row", np.array(self.token, dtype=str)),
+        }
+        return xr.Dataset(variables, coordinates, attrs={"provenance": self.provenance.to_dict()})
+
+
+def collect(
+    model: LanguageModel,
+    prompts: Prompt | Sequence[Prompt],
+    sites: str | Iterable[str] = "blocks.*.hook_resid_post",
+    positions: Positions | Sequence[Sequence[int]] = -1,
+    *,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+    check_finite: bool = True,
+    progress: Progress | None = None,
+) -> Activations:
+    """Read activations at `sites` and `positions` of every prompt, into memory.
+
+    Args:
+        model: the language model.
+        prompts: one prompt or many: texts, chats or token ids.
+        sites: site names, globs or lists of them.
+        positions: `"all"`, an index (negative counts from each prompt's end; -1, the default, is where the
+            model decides what comes next), a list of indices, or one list per prompt.
+        tokens_per_batch: tokens in one forward pass, padding included. Results do not depend on it.
+        check_finite: raise on NaN or infinite activations (one pass over what was read).
+        progress: where to report, one item per prompt.
+
+    Raises:
+        SiteError, PositionError, PromptError: what was asked for does not exist.
+        DataError: NaN or infinite activations, naming the site and the prompt.
+    """
+    progress = progress or Silent()
+    started = time.perf_counter()
+    resolved = model.resolve(sites)
+    encoded = batch(model, as_list(prompts))
+    ids = [encoded.ids[i, : n].tolist() for i, n in enumerate(encoded.lengths)]
+    wanted = _positions_per_prompt(encoded, positions)
+    progress.stage("collect", len(ids))
+    longest = max(encoded.lengths)
+    parts: dict[str, list[Tensor]] = {site.name: [] for site in resolved}
+    order: list[int] = []
+    for chosen in _batches([len(row) for row in ids], tokens_per_batch):
+        part = from_ids(model, [ids[i] for i in chosen])
+        for name, rows in _read(model, part, resolved, [wanted[i] for i in chosen], longest).items():
+            if check_finite and not bool(torch.isfinite(rows).all()):
+                _not_finite(model, name, rows, chosen, wanted)
+            parts[name].append(rows)
+        order += [i for i in chosen for _ in wanted[i]]
+        progress.advance(len(chosen))
+    back = torch.from_numpy(np.argsort(np.array(order), kind="stable"))
+    prompt = np.array([i for i, w in enumerate(wanted) for _ in w], dtype=np.int64)
+    position = np.array([p for w in wanted for p in w], dtype=np.int64)
+    return Activations(
+        values={name: torch.cat(rows)[back] for name, rows in parts.items()},
+        prompt=prompt,
+        position=position,
+        token_id=np.array([ids[i][p] for i, w in enumerate(wanted) for p in w], dtype=np.int64),
+        token=tuple(encoded.tokens[i][p] for i, w in enumerate(wanted) for p in w),
+        n_prompts=len(ids),
+        provenance=provenance(
+            model, tokens=ids, seconds={"collect": time.perf_counter() - started}, settings={"positions": str(positions)}
+        ),
+    )
+
+
+def _positions_per_prompt(encoded: TokenBatch, positions: Any) -> list[list[int]]:
+    nested = isinstance(positions, (list, tuple)) and positions and isinstance(positions[0], (list, tuple))
+    if not nested:
+        return [encoded.resolve(i, positions) for i in range(len(encoded))]
+    if len(positions) != len(encoded):
+        raise PositionError(f"{len(positions)} lists of positions were given for {len(encoded)} prompts.")
+    return [encoded.resolve(i, p) for i, p in enumerate(positions)]
+
+
+def _batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
+    """Prompts of like length together; each batch holds at most `tokens_per_batch` (or one prompt)."""
+    groups: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if groups and (len(groups[-1]) + 1) * lengths[i] <= tokens_per_batch:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
+
+
+def _read(
+    model: LanguageModel, part: TokenBatch, sites: list[Site], wanted: list[list[int]], longest: int
+) -> dict[str, Tensor]:
+    rows = torch.tensor([i for i, w in enumerate(wanted) for _ in w], device=model.device)
+    columns = torch.tensor([c for i, w in enumerate(wanted) for c in part.columns(i, w)], device=model.device)
+
+    def gather(value: Tensor, site: Site) -> Tensor:
+        i, c = rows.to(value.device), columns.to(value.device)
+        if site.where == "pattern":  # [batch, head, query, key] -> rows of queries, keys up to the longest prompt
+            picked = value[i, :, c]
+            return torch.nn.functional.pad(picked, (0, longest - picked.shape[-1]))
+        return value[i, c]
+
+    with model.hooks(read=[s.name for s in sites], stop=True, select=gather) as session:
+        model.forward(part)
+    return {site.name: session[site.name].cpu() for site in sites}
+
+
+def _not_finite(
+    model: LanguageModel, site: str, rows: Tensor, chosen: list[int], wanted: list[list[int]]
+) -> None:
+    bad = ~torch.isfinite(rows.flatten(1)).all(1)
+    owners = [i for i in chosen for _ in wanted[i]]
+    first = owners[int(torch.nonzero(bad)[0])]
+    raise DataError(
+        f"{int(bad.sum())} of {len(bad)} activations at {site!r} are NaN or infinite, the first in prompt {first}. "
+        f"{model.name} runs in {str(model.dtype).removeprefix('torch.')}: try dtype='float32', or look for damaged "
+        "weights; `check_finite=False` keeps such rows."
+    )

@@ -1,0 +1,125 @@
+"""Finding prompt sets by name, and reading a user's own file as one.
+
+`names()` lists what ships; `load` takes such a name or a path and gives a `PromptSet`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from workbench.datasets.files import ENDINGS, Row, read_rows
+from workbench.datasets.paths import prompts_folder
+from workbench.datasets.promptset import PromptSet
+from workbench.datasets.records import kind_of, make_record
+from workbench.errors import DataError, did_you_mean
+
+__all__ = ["TRAIN_FRACTION", "index", "load", "names"]
+
+TRAIN_FRACTION = 0.8
+"""Share of the records in `split="train"`; the rest is `split="test"`."""
+
+
+def index() -> dict[str, dict[str, Any]]:
+    """What `index.json` says of every shipped set: file, kind, n, licence, source, description, sha256."""
+    path = prompts_folder() / "index.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["sets"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise DataError(f"{path} is damaged ({error}): reinstall the package.") from None
+
+
+def names() -> list[str]:
+    """The names of the shipped prompt sets.
+
+    >>> "capitals" in names()
+    True
+    """
+    return sorted(index())
+
+
+def load(
+    name_or_path: str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> PromptSet:
+    """A shipped prompt set, or a file of your own (`.jsonl`, `.json`, `.csv`, `.txt`).
+
+    In your own file a record needs `text`, or `text` and `label`, or `clean` and `corrupt`; the fields
+    documented in `workbench.datasets.records` are understood, all others are kept in each record's `extra`.
+
+    Args:
+        name_or_path: one of `names()`, or a path.
+        split: `"train"` (80 %) or `"test"` (20 %) of the records, no group on both sides; record by record
+            where the file gives no groups. The same `seed` gives two parts that share nothing.
+        limit: at most this many records, drawn with `seed` (not the first ones: files go template by template).
+        seed: for `split` and `limit`.
+
+    Returns:
+        The set; its `selection` says "n of N" for each step.
+
+    Raises:
+        DataError: unknown name, or an unreadable file; it names the file, the line and what is expected.
+
+    >>> len(load("capitals", split="test", limit=20))
+    20
+    """
+    prompts = _read_path(Path(name_or_path)) if _is_path(name_or_path) else _read_shipped(str(name_or_path))
+    if split is not None:
+        if split not in ("train", "test"):
+            raise DataError(f"There is no split {split!r}; expected 'train' or 'test'.")
+        by = "group" if "group" in prompts.field_names else "id"
+        prompts = prompts.split(TRAIN_FRACTION, seed=seed, by=by)[0 if split == "train" else 1]
+    if limit is not None:
+        if limit < 1:
+            raise DataError(f"limit is {limit}; expected at least 1.")
+        if limit < len(prompts):
+            prompts = prompts.sample(limit, seed=seed)
+    return prompts
+
+
+def _is_path(given: str | os.PathLike[str]) -> bool:
+    if not isinstance(given, str):
+        return True
+    return Path(given).suffix.lower() in ENDINGS or "/" in given or os.sep in given
+
+
+def _read_shipped(name: str) -> PromptSet:
+    known = index()
+    if name not in known:
+        raise DataError(
+            f"There is no prompt set {name!r}.{did_you_mean(name, known)} The sets are: "
+            f"{', '.join(sorted(known))}. A file of your own needs one of the endings {', '.join(ENDINGS)}."
+        )
+    entry = known[name]
+    rows = read_rows(prompts_folder() / entry["file"])
+    return _prompt_set(rows, name=name, licence=entry["licence"], source=entry["source"])
+
+
+def _read_path(path: Path) -> PromptSet:
+    return _prompt_set(read_rows(path), name=path.name, licence="", source=str(path))
+
+
+def _prompt_set(rows: list[Row], *, name: str, licence: str, source: str) -> PromptSet:
+    kind = kind_of(rows[0].fields, rows[0].where)
+    records = []
+    first_with: dict[str, str] = {}
+    for row in rows:
+        here = kind_of(row.fields, row.where)
+        if here != kind:
+            raise DataError(
+                f"{row.where} has the fields of {here}, but {rows[0].where} those of {kind}: every record of "
+                "a file must have 'text', or 'text' and 'label', or 'clean' and 'corrupt'."
+            )
+        record = make_record(kind, row.fields, default_id=row.default_id, where=row.where)
+        if record.id in first_with:
+            raise DataError(
+                f"{row.where}: the id {record.id!r} is that of {first_with[record.id]}; ids must be unique."
+            )
+        first_with[record.id] = row.where
+        records.append(record)
+    return PromptSet(name, kind, tuple(records), licence, source)

@@ -1,0 +1,216 @@
+"""`LanguageModel`: an untouched Hugging Face causal language model with the names of its sites.
+
+Nothing is wrapped, folded or replaced: `model.hf` is the model as transformers made it and its logits are
+the model's logits. What is added stands beside it: tokenisation with absolute positions, the catalog of
+sites, hooks, and the way from a residual stream to logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from workbench.errors import MetricError, ModelError
+from workbench.hooks.session import EditFunction, HookSession
+from workbench.model import tokens
+from workbench.model.fingerprint import fingerprint
+from workbench.model.tokens import Prompt, TokenBatch
+from workbench.sites.catalog import Catalog, Site
+from workbench.sites.namemap import name_map
+
+
+class LanguageModel:
+    """A causal language model, its tokenizer, and the map from site names to its submodules.
+
+    Usually made by `workbench.load_model`. Attributes:
+
+        hf: the transformers model, untouched, in eval mode.
+        tokenizer: its tokenizer.
+        name: how it was asked for.
+        n_layers, d_model, n_heads, n_kv_heads, d_head, vocab_size, context_length: sizes.
+
+    Example:
+        >>> model = wb.load_model("smollm2-135m")
+        >>> with model.edit({"blocks.7.hook_resid_post": lambda x: x * 1.1}):
+        ...     logits = model.logits("The capital of France is")
+    """
+
+    def __init__(
+        self, hf: Any, tokenizer: Any, *, name: str = "custom model", revision: str | None = None
+    ) -> None:
+        if not isinstance(hf, nn.Module) or not hasattr(hf, "config"):
+            raise ModelError(
+                f"A {type(hf).__name__} is not a transformers model: give (hf_model, tokenizer), with a model "
+                "from AutoModelForCausalLM."
+            )
+        self.hf = hf.eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self.revision = revision
+        text = hf.config.get_text_config() if hasattr(hf.config, "get_text_config") else hf.config
+        self.config = text
+        self.d_model: int = _size(text, "hidden_size", "n_embd", "d_model")
+        self.n_heads: int = _size(text, "num_attention_heads", "n_head")
+        self.n_kv_heads: int = getattr(text, "num_key_value_heads", None) or self.n_heads
+        self.d_head: int = getattr(text, "head_dim", None) or self.d_model // self.n_heads
+        self.vocab_size: int = hf.get_input_embeddings().weight.shape[0]
+        self.context_length: int | None = getattr(text, "max_position_embeddings", None)
+        self.catalog = Catalog(
+            hf, name_map(hf), name, n_heads=self.n_heads, n_kv_heads=self.n_kv_heads
+        )
+        self.n_layers: int = self.catalog.n_layers
+        self._bookkeeping_checked = False
+
+    def __repr__(self) -> str:
+        return (
+            f"LanguageModel({self.name!r}: {self.catalog.map.architecture}, {self.n_layers} layers, d_model "
+            f"{self.d_model}, {self.n_heads} heads, {str(self.dtype).removeprefix('torch.')} on {self.device})"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the input embedding: where token ids go (other blocks may be elsewhere)."""
+        return self.hf.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of the weights, hence of the activations."""
+        return self.hf.dtype
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hex digits that identify architecture and weights (see `workbench.model.fingerprint`)."""
+        return fingerprint(self.hf)
+
+    # -- sites -----------------------------------------------------------------------------------------
+
+    def sites(self) -> list[str]:
+        """Every site of this model, in the order of its forward pass."""
+        self._check_bookkeeping()
+        return self.catalog.names
+
+    def resolve(self, patterns: str | Iterable[str]) -> list[Site]:
+        """Sites for names, globs or lists; an unknown one is a `SiteError` that names the nearest."""
+        found = self.catalog.resolve(patterns)
+        if not self._bookkeeping_checked and any(s.part in _ADDED or s.layer is None for s in found):
+            self._check_bookkeeping()
+            found = self.catalog.resolve(patterns)
+        return found
+
+    def module(self, path: str) -> nn.Module:
+        """The Hugging Face submodule at `path`."""
+        return self.hf.get_submodule(path)
+
+    def block(self, layer: int) -> nn.Module:
+        """The Hugging Face module of one transformer block."""
+        return self.module(f"{self.catalog.blocks_path}.{layer}")
+
+    def _check_bookkeeping(self) -> None:
+        """Once per model: do the additive sites mean here what their names say? Drop them if not."""
+        if not self._bookkeeping_checked:
+            self._bookkeeping_checked = True
+            from workbench.sites.check import check_bookkeeping
+
+            check_bookkeeping(self)
+
+    # -- tokens ----------------------------------------------------------------------------------------
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of one prompt (text, chat messages or ids); BOS is never doubled."""
+        return tokens.encode(self, prompt)
+
+    def batch(
+        self, prompts: Prompt | Sequence[Prompt], *, side: Literal["left", "right"] = "right"
+    ) -> TokenBatch:
+        """Prompts as one padded batch with absolute positions."""
+        return tokens.batch(self, prompts, side=side)
+
+    def token_id(self, text: str | int) -> int:
+        """The id of a text that is exactly one token (mind the leading space).
+
+        Raises:
+            MetricError: the text is several tokens; the message lists them.
+        """
+        if isinstance(text, int):
+            if not 0 <= text < self.vocab_size:
+                raise MetricError(f"Token id {text} is outside 0–{self.vocab_size - 1} of {self.name}.")
+            return text
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            pieces = [self.tokenizer.decode([i]) for i in ids]
+            raise MetricError(
+                f"{text!r} is {len(ids)} tokens for {self.name} ({pieces}), expected exactly one. Give a text "
+                "that is one token (words inside a sentence begin with a space), or a token id."
+            )
+        return ids[0]
+
+    # -- running ---------------------------------------------------------------------------------------
+
+    def hooks(
+        self,
+        read: str | Iterable[str] = (),
+        edit: Mapping[str, EditFunction] | None = None,
+        *,
+        stop: bool = False,
+        select: Callable[[Tensor, Site], Tensor] | None = None,
+    ) -> HookSession:
+        """Read and edit activations inside a `with` block; see `workbench.hooks.session`."""
+        return HookSession(self, read, edit, stop=stop, select=select)
+
+    def edit(self, edits: Mapping[str, EditFunction]) -> HookSession:
+        """Edit activations inside a `with` block: `{"blocks.7.hook_resid_post": fn}`, fn(activation) -> new.
+
+        The function gets a copy and returns a tensor of the same shape; with two parameters it also gets a
+        `HookContext` (absolute positions, padding). Every edit must fire, else the block raises `HookError`.
+        """
+        return HookSession(self, (), edits)
+
+    @torch.inference_mode()
+    def forward(self, batch: TokenBatch, **kwargs: Any) -> Any:
+        """One forward pass without a KV cache. Extra arguments go to the transformers model."""
+        return self.hf(**batch.inputs(), use_cache=False, **kwargs)
+
+    def logits(self, prompts: Prompt | Sequence[Prompt]) -> Tensor:
+        """[batch, position, d_vocab] logits of the model itself (padded on the right)."""
+        return self.forward(self.batch(prompts)).logits
+
+    @torch.inference_mode()
+    def readout(self, resid: Tensor) -> Tensor:
+        """Logits of a residual stream: final norm, unembedding, and what the model does after it.
+
+        Args:
+            resid: [..., d_model] as `hook_resid_post` has it.
+
+        Returns:
+            [..., d_vocab] logits; for the last block's output, the model's own logits.
+        """
+        paths = self.catalog.map.paths
+        hidden = resid.to(self.device)
+        if "ln_final" in paths:
+            hidden = self.module(paths["ln_final"])(hidden)
+        if "project_out" in paths and paths["project_out"] in self.catalog._modules:
+            hidden = self.module(paths["project_out"])(hidden)
+        logits = self.module(paths["unembed"])(hidden)
+        scale = getattr(self.config, "logit_scale", None)
+        if scale is not None:
+            logits = logits * scale
+        scaling = getattr(self.config, "logits_scaling", None)
+        if scaling is not None:
+            logits = logits / scaling
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+_ADDED = {"hook_attn_out", "hook_mlp_out", "hook_resid_mid"}
+
+
+def _size(config: Any, *names: str) -> int:
+    for name in names:
+        value = getattr(config, name, None)
+        if isinstance(value, int):
+            return value
+    raise ModelError(f"The model's config has none of {', '.join(names)}; is it a causal language model?")

@@ -1,0 +1,177 @@
+"""`load_model`: an alias, a Hugging Face hub id, a local folder, or objects already in memory.
+
+Nothing about the model is changed on the way in: its attention implementation (SDPA, flash, eager) and its
+weights stay as transformers loads them. `trust_remote_code` stays off unless asked for by name.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workbench.errors import ModelError, did_you_mean
+from workbench.model.language_model import LanguageModel
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+def load_model(
+    source: str | Path | tuple[Any, Any],
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    device_map: str | dict[str, Any] | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    **kwargs: Any,
+) -> LanguageModel:
+    """Load a causal language model and name its sites.
+
+    Args:
+        source: an alias (`smollm2-135m`), a hub id (`org/model`), a folder, or `(hf_model, tokenizer)`.
+        device: `"auto"` takes CUDA, then Apple's MPS, then the CPU; or any torch device. A model given as an
+            object stays where it is.
+        dtype: `"auto"` keeps the checkpoint's own; or `float32`, `bfloat16`, `float16`. On recent CPUs
+            bfloat16 is about three times as fast; float32 is the exact choice and what `smollm2-135m` comes in.
+        device_map: spread over several GPUs as transformers does it, for instance `"auto"`.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: run Python that comes with the checkpoint. Off unless you say so.
+        **kwargs: to `AutoModelForCausalLM.from_pretrained` (for instance `quantization_config`,
+            `attn_implementation`).
+
+    Raises:
+        ModelError: unknown name (near ones are listed), no network, unreadable folder, unknown architecture.
+
+    Example:
+        >>> model = wb.load_model("smollm2-135m", dtype="bfloat16")
+        >>> model.n_layers
+        30
+    """
+    if isinstance(source, tuple):
+        if len(source) != 2:
+            raise ModelError(f"A model given as objects is (hf_model, tokenizer), not {len(source)} items.")
+        hf, tokenizer = source
+        return LanguageModel(hf, tokenizer, name=_object_name(hf))
+    folder, name = _locate(source)
+    target = resolve_device(device)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, **kwargs}
+    if revision is not None:
+        options["revision"] = revision
+    hf, tokenizer = _from_pretrained(folder, name, resolve_dtype(dtype), device_map, options)
+    if device_map is None and not getattr(hf, "is_quantized", False):
+        hf = hf.to(target)
+    return LanguageModel(hf, tokenizer, name=name, revision=revision)
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """`"auto"` -> CUDA, MPS or CPU, in that order; anything else as torch reads it."""
+    if device != "auto":
+        try:
+            found = torch.device(device)
+        except RuntimeError as error:
+            raise ModelError(f"Device {device!r} is not known: give auto, cpu, cuda, cuda:1 or mps.") from error
+        if found.type == "cuda" and not torch.cuda.is_available():
+            raise ModelError("Device 'cuda' was asked for, but torch sees no GPU here: use device='auto'.")
+        return found
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def resolve_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
+    """`"auto"` stays; names become torch dtypes."""
+    if isinstance(dtype, torch.dtype) or dtype == "auto":
+        return dtype
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r} is not known: give auto, {', '.join(DTYPES)}.")
+    return DTYPES[dtype]
+
+
+def _locate(source: str | Path) -> tuple[str, str]:
+    """Where transformers should load from, and the name to show."""
+    from workbench.model import aliases, pull
+
+    text = str(source)
+    if text in aliases.known():
+        return str(pull.ensure(text)), text
+    path = Path(text).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"Folder {text!r} holds no config.json: expected a transformers checkpoint.")
+        return str(path), path.resolve().name
+    looks_local = text.startswith((".", "/", "~")) or isinstance(source, Path)
+    if looks_local:
+        raise ModelError(f"Folder {text!r} does not exist.")
+    if text.count("/") != 1:
+        known = sorted(aliases.known())
+        raise ModelError(
+            f"No model is called {text!r}.{did_you_mean(text, known)} Give one of {', '.join(known)}, a hub id "
+            "such as 'EleutherAI/pythia-70m', or a folder."
+        )
+    return text, text
+
+
+def _from_pretrained(
+    folder: str, name: str, dtype: Any, device_map: Any, options: dict[str, Any]
+) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    placed = options | ({"device_map": device_map} if device_map is not None else {})
+    shared = {k: v for k, v in options.items() if k in ("revision", "trust_remote_code")}
+    with quiet_transformers():
+        try:
+            hf = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **placed)
+            tokenizer = AutoTokenizer.from_pretrained(folder, **shared)
+        except (OSError, ValueError, ImportError) as error:
+            raise ModelError(_why(folder, name, error)) from error
+    return hf, tokenizer
+
+
+def _why(folder: str, name: str, error: Exception) -> str:
+    """One line out of transformers' many."""
+    text = str(error)
+    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    if Path(folder).is_dir():
+        return f"The checkpoint {name!r} cannot be loaded: {first}"
+    offline = os.environ.get("HF_HUB_OFFLINE") == "1" or os.environ.get("TRANSFORMERS_OFFLINE") == "1"
+    unreachable = ("couldn't connect", "offline", "connection", "resolve", "timed out", "not found in the cache")
+    if offline or any(word in text.lower() for word in unreachable):
+        state = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
+        return (
+            f"Model {name!r} is not in the local hub cache and {state}: download it where there is network, "
+            "give a local folder, or use the alias smollm2-135m."
+        )
+    return f"Model {name!r} cannot be loaded from the hub: {first}"
+
+
+def _object_name(hf: Any) -> str:
+    return getattr(getattr(hf, "config", None), "_name_or_path", "") or type(hf).__name__
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No loading bars and only errors from transformers while the block runs; restored afterwards."""
+    from transformers.utils import logging as hf_logging
+
+    before, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    logger_level = logging.getLogger("transformers").level
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(before)
+        logging.getLogger("transformers").setLevel(logger_level)
+        if bars:
+            hf_logging.enable_progress_bar()

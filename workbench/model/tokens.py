@@ -1,0 +1,203 @@
+"""Prompts -> token ids, a padded batch, and positions counted in the unpadded prompt.
+
+A prompt is a string, a list of chat messages (`{"role": ..., "content": ...}`) or token ids.
+Strings are tokenised as the model's own tokenizer does it; a beginning-of-sequence token that the text or
+the chat template already carries is never added a second time.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from workbench.errors import PositionError, PromptError
+
+if TYPE_CHECKING:
+    from workbench.model.language_model import LanguageModel
+
+Prompt = str | Sequence[int] | Sequence[dict[str, str]] | Tensor
+Positions = int | Sequence[int] | Literal["all"]
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Prompts as one padded batch.
+
+    Attributes:
+        ids: [batch, position] int64, padded.
+        mask: [batch, position] int64, 1 at real tokens.
+        lengths: number of real tokens of each prompt.
+        side: which side the padding is on.
+        tokens: the text of each real token, per prompt.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    lengths: tuple[int, ...]
+    side: Literal["left", "right"]
+    tokens: tuple[tuple[str, ...], ...] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def padded(self) -> bool:
+        """Whether any row carries padding."""
+        return len(set(self.lengths)) > 1
+
+    def inputs(self) -> dict[str, Tensor]:
+        """What the model is called with. Position ids count real tokens, so padding cannot shift them."""
+        if not self.padded:
+            return {"input_ids": self.ids}
+        positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
+        return {"input_ids": self.ids, "attention_mask": self.mask, "position_ids": positions}
+
+    def columns(self, row: int, positions: Sequence[int]) -> list[int]:
+        """Columns of the padded batch at which the given absolute positions of prompt `row` stand."""
+        offset = self.ids.shape[1] - self.lengths[row] if self.side == "left" else 0
+        return [offset + p for p in positions]
+
+    def resolve(self, row: int, positions: Positions) -> list[int]:
+        """Absolute positions in prompt `row` (negative ones count from its end).
+
+        Raises:
+            PositionError: outside the prompt; the message lists its tokens.
+        """
+        return resolve_positions(positions, self.lengths[row], self.tokens[row])
+
+
+def resolve_positions(positions: Positions, length: int, tokens: Sequence[str] = ()) -> list[int]:
+    """Absolute positions in a prompt of `length` tokens. Raises `PositionError` for one that is outside."""
+    if isinstance(positions, str):
+        if positions != "all":
+            raise PositionError(f"Positions {positions!r} are not known: give 'all', an index, or a list.")
+        return list(range(length))
+    if isinstance(positions, (bool, float)):
+        raise PositionError(f"Position {positions!r} is not a whole number.")
+    try:
+        wanted = [operator.index(positions)]  # type: ignore[arg-type]
+    except TypeError:
+        wanted = [operator.index(p) for p in positions]  # type: ignore[union-attr]
+    if not wanted:
+        raise PositionError("No positions were asked for: give 'all', an index such as -1, or a list.")
+    for position in wanted:
+        if not -length <= position < length:
+            shown = " ".join(f"{i}:{t!r}" for i, t in enumerate(tokens)) if tokens else ""
+            raise PositionError(
+                f"Position {position} is outside the prompt of {length} tokens (0 to {length - 1}, "
+                f"or -1 to {-length} from its end).{' Tokens: ' + shown if shown else ''}"
+            )
+    return [p % length for p in wanted]
+
+
+def as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt or several -> a list of prompts."""
+    if isinstance(prompts, (str, Tensor)):
+        return [prompts]
+    items = list(prompts)
+    if items and isinstance(items[0], (int, dict)):
+        return [items]  # one prompt: token ids, or the messages of one chat
+    return items  # type: ignore[return-value]
+
+
+def encode(model: LanguageModel, prompt: Prompt, *, name: str = "The prompt") -> list[int]:
+    """Token ids of one prompt.
+
+    Raises:
+        PromptError: empty, longer than the model's context, or of no known kind.
+    """
+    tokenizer = model.tokenizer
+    if isinstance(prompt, Tensor):
+        prompt = prompt.reshape(-1).tolist()
+    if isinstance(prompt, str):
+        if not prompt:
+            raise PromptError(f"{name} is empty: give at least one token of text.")
+        ids = list(tokenizer(prompt)["input_ids"])
+    elif prompt and all(isinstance(item, int) for item in prompt):
+        ids = list(prompt)
+        outside = [i for i in ids if not 0 <= i < model.vocab_size]  # type: ignore[operator]
+        if outside:
+            raise PromptError(
+                f"{name} has token id {outside[0]}, but {model.name} has ids 0–{model.vocab_size - 1}."
+            )
+    elif prompt and all(isinstance(item, dict) for item in prompt):
+        ids = _encode_chat(model, prompt, name)
+    else:
+        raise PromptError(
+            f"{name} is {'empty' if not prompt else f'a {type(prompt).__name__}'}: give a text, a list of "
+            "token ids, or a list of messages with 'role' and 'content'."
+        )
+    bos = tokenizer.bos_token_id
+    while bos is not None and len(ids) > 1 and ids[0] == ids[1] == bos and not _is_ids(prompt):
+        ids = ids[1:]
+    if not ids:
+        raise PromptError(f"{name} is empty: its text {prompt!r} has no tokens.")
+    if model.context_length and len(ids) > model.context_length:
+        raise PromptError(
+            f"{name} has {len(ids)} tokens, but {model.name} reads at most {model.context_length}. Shorten it "
+            "or split it; nothing is cut off silently."
+        )
+    return ids  # type: ignore[return-value]
+
+
+def _is_ids(prompt: Any) -> bool:
+    return not isinstance(prompt, str) and isinstance(prompt[0], int)
+
+
+def _encode_chat(model: LanguageModel, messages: Any, name: str) -> list[int]:
+    tokenizer = model.tokenizer
+    if not getattr(tokenizer, "chat_template", None):
+        raise PromptError(f"{name} is a chat, but {model.name} has no chat template: give it as plain text.")
+    wrong = [m for m in messages if not {"role", "content"} <= set(m)]
+    if wrong:
+        raise PromptError(f"{name}: message {wrong[0]!r} needs 'role' and 'content'.")
+    prefill = messages[-1]["role"] == "assistant"
+    text = tokenizer.apply_chat_template(
+        list(messages),
+        tokenize=False,
+        add_generation_prompt=not prefill,
+        continue_final_message=prefill,
+    )
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def token_texts(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
+    """The text of each token on its own, spaces kept."""
+    return tuple(tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in ids)
+
+
+def batch(
+    model: LanguageModel, prompts: Prompt | Sequence[Prompt], *, side: Literal["left", "right"] = "right"
+) -> TokenBatch:
+    """Encode and pad prompts. Raises `PromptError` naming the prompt that cannot be used."""
+    listed = as_list(prompts)
+    if not listed:
+        raise PromptError("No prompts were given: give at least one.")
+    many = len(listed) > 1
+    rows = [
+        encode(model, prompt, name=f"Prompt {i}" if many else "The prompt") for i, prompt in enumerate(listed)
+    ]
+    return from_ids(model, rows, side=side)
+
+
+def from_ids(
+    model: LanguageModel, rows: Sequence[Sequence[int]], *, side: Literal["left", "right"] = "right"
+) -> TokenBatch:
+    """A padded batch of rows of token ids that are known to be good."""
+    pad = model.tokenizer.pad_token_id if model.tokenizer is not None else None
+    longest = max(len(row) for row in rows)
+    ids = torch.full((len(rows), longest), pad if pad is not None else 0, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        at = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
+        ids[i, at] = torch.tensor(row)
+        mask[i, at] = 1
+    texts = tuple(token_texts(model.tokenizer, row) for row in rows) if model.tokenizer is not None else ()
+    return TokenBatch(
+        ids.to(model.device), mask.to(model.device), tuple(len(row) for row in rows), side, texts
+    )

@@ -1,0 +1,65 @@
+"""Do the additive sites mean on this very model what their names say? Run it once and see.
+
+TransformerLens says where attention and MLP outputs are; whether they are *added to the residual stream
+unchanged* (some models scale them, norm the sum, or add parallel branches) is checked by adding up:
+
+    hook_embed + hook_pos_embed = blocks.0.hook_resid_pre
+    resid_pre + attn_out + mlp_out = resid_post          in every block
+
+A sum that does not hold takes the sites away, with the reason, rather than leave a name that lies.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from workbench.model.language_model import LanguageModel
+
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+def check_bookkeeping(model: LanguageModel) -> None:
+    """Run four tokens through the model and drop the additive sites whose sums do not hold."""
+    from workbench.model.tokens import from_ids
+
+    catalog = model.catalog
+    wanted = [n for n in ("hook_embed", "hook_pos_embed") if n in catalog.names]
+    wanted += [
+        name
+        for name in catalog.names
+        if name.endswith(("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post"))
+    ]
+    batch = from_ids(model, [[i % model.vocab_size for i in (5, 17, 3, 11)]])
+    with torch.inference_mode(), model.hooks(read=wanted, stop=True) as seen:
+        model.forward(batch)
+    if "hook_embed" in wanted:
+        start = seen["hook_embed"]
+        if "hook_pos_embed" in wanted:
+            start = start + seen["hook_pos_embed"].to(start.device)
+        if not _close(start, seen["blocks.0.hook_resid_pre"], model.dtype):
+            catalog.drop(
+                ["hook_embed", "hook_pos_embed"],
+                "the embedding is changed before the first block; read 'blocks.0.hook_resid_pre' instead",
+            )
+    for layer in range(model.n_layers):
+        parts = [f"blocks.{layer}.{p}" for p in ("hook_attn_out", "hook_mlp_out")]
+        if not all(p in wanted for p in parts):
+            continue
+        before, after = seen[f"blocks.{layer}.hook_resid_pre"], seen[f"blocks.{layer}.hook_resid_post"]
+        total = before + sum(seen[p].to(before.device) for p in parts)
+        if not _close(total, after.to(total.device), model.dtype):
+            catalog.drop(
+                ["hook_attn_out", "hook_mlp_out", "hook_resid_mid"],
+                f"in block {layer} resid_pre + attn_out + mlp_out is not resid_post, so the outputs of its "
+                "attention and MLP are not what is added to the stream (post-norm, scaling or extra branches)",
+            )
+            return
+
+
+def _close(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
+    scale = b.abs().max().clamp(min=1e-6)
+    return bool(((a - b).abs().max() / scale) < TOLERANCE.get(dtype, 5e-2))
