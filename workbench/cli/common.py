@@ -1,0 +1,204 @@
+"""What the sub-commands share: running a spec with progress bars, and printing what came out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from workbench.progress import Progress
+    from workbench.results import Result
+    from workbench.runs import Run
+    from workbench.specs import Spec
+
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="Alias, hub id or folder.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+RunsOption = Annotated[
+    Path | None, typer.Option("--runs", help="Folder of the runs [default: $WORKBENCH_RUNS or ./runs].")
+]
+SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def make_spec(kind: str, **fields: Any) -> Spec:
+    """A checked spec from a command's arguments; unset (None) arguments take the spec's defaults."""
+    from workbench.specs import parse_spec
+
+    given = {name: value for name, value in fields.items() if value is not None}
+    return parse_spec({"kind": kind, **given}, source=f"`workbench {kind}`")
+
+
+def execute(spec: Spec, *, runs: Path | None, as_json: bool) -> None:
+    """Run a spec with progress bars, write its run folder, and print summary, table and where it is."""
+    from workbench.runs import run_spec
+
+    with progress_bars(show=not as_json) as progress:
+        run = run_spec(spec, runs=runs, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(run_json(run), indent=1, ensure_ascii=False))
+    else:
+        show_run(run)
+
+
+def run_json(run: Run) -> dict[str, Any]:
+    """A run for machines: id, folder, kind, summary, provenance."""
+    return {
+        "id": run.id,
+        "path": str(run.path),
+        "kind": run.info.kind,
+        "title": run.info.title,
+        "seconds": run.info.seconds,
+        "summary": run.info.summary,
+        "provenance": run.provenance["provenance"],
+    }
+
+
+def show_run(run: Run) -> None:
+    """A run for people: its table and summary, and where to look next."""
+    from rich.console import Console
+
+    console = Console()
+    console.print(f"\n[bold]{run.info.kind}[/bold]  {run.info.title}", highlight=False)
+    columns, rows = result_table(run.result)
+    if rows:
+        print_table(columns, rows, console=console)
+    print_summary(run.info.summary, console=console)
+    console.print(f"\nRun     {run.path}", highlight=False, soft_wrap=True)
+    console.print(f"Report  {run.path / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"Look    workbench runs show {run.id}   ·   workbench dashboard", highlight=False, soft_wrap=True)
+
+
+def result_table(result: Result) -> tuple[list[str], list[list[str]]]:
+    """The few rows of a result worth reading in a terminal: columns and cells."""
+    data = result.data
+    if result.kind == "logit_lens":
+        last = data.isel(position=-1)
+        rows = [
+            [
+                str(int(layer)),
+                repr(str(row["top_token"].values[0])),
+                f"{float(row['top_probability'].values[0]):.3f}",
+                f"{float(row['entropy']):.2f}",
+                f"{float(row['kl_to_final']):.2f}",
+                str(int(row["target_rank"])),
+                f"{float(row['control_rank']):.0f}",
+            ]
+            for layer in data["layer"].values
+            for row in [last.sel(layer=layer)]
+        ]
+        rank = f"rank of {data.attrs['target']!r}"
+        return ["layer", "top-1", "p", "entropy (nats)", "KL to final (nats)", rank, "control rank"], rows
+    if result.kind == "patching_sweep":
+        column = "head" if "head" in data.dims else "position"
+        strongest = data["mean_effect"].values
+        order = sorted(
+            ((l, c) for l in range(strongest.shape[0]) for c in range(strongest.shape[1])),
+            key=lambda cell: -abs(strongest[cell]),
+        )[:10]
+        control = data["control_effect"].mean("pair").values if "control_effect" in data else None
+        rows = [
+            [
+                str(int(data["layer"].values[l])),
+                str(c) if column == "head" else f"{c} {str(data['clean_token'].values[c])!r}",
+                f"{strongest[l, c]:+.3f}",
+                f"{control[l, c]:+.3f}" if control is not None else "not run",
+            ]
+            for l, c in order
+        ]
+        shown = f"effect (10 strongest of {strongest.size})"
+        return ["layer", column, shown, "wrong-source control"], rows
+    if result.kind == "probe_sweep" and "position" not in data.dims:
+        rows = [
+            [
+                str(data["layer"].values[i]),
+                str(data["probe"].values[j]),
+                f"{float(cell['auc']):.3f}",
+                f"[{float(cell['auc_low']):.3f}, {float(cell['auc_high']):.3f}]",
+                f"{float(cell['accuracy']):.3f}",
+                f"{float(cell['control_auc']):.3f}" if "control_auc" in cell else "not run",
+            ]
+            for i in range(data.sizes["layer"])
+            for j in range(data.sizes["probe"])
+            for cell in [data.isel(layer=i, probe=j)]
+        ]
+        return ["layer", "probe", "AUC", "95 % interval", "accuracy", "shuffled-label AUC"], rows
+    if result.kind == "dose_response":
+        rows = [
+            [
+                str(d),
+                f"{float(s):g}",
+                f"{float(cell['mean_score']):+.3f}",
+                f"[{float(cell['score_low']):+.3f}, {float(cell['score_high']):+.3f}]",
+                f"{float(cell['kl'].mean()):.3f}",
+            ]
+            for d in data["direction"].values
+            for s in data["strength"].values
+            for cell in [data.sel(direction=d, strength=s)]
+        ]
+        return ["direction", "strength", "score", "95 % interval", "KL (nats)"], rows
+    return [], []
+
+
+def print_table(columns: list[str], rows: list[list[str]], *, console: Any = None) -> None:
+    """A plain table."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    (console or Console()).print(table)
+
+
+def print_summary(summary: dict[str, Any], *, console: Any = None) -> None:
+    """Name and value, a line each."""
+    rows = []
+    for name, value in summary.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{k} {v}" for k, v in value.items())
+        rows.append([name.replace("_", " "), str(value)])
+    print_table(["", ""], rows, console=console)
+
+
+@contextmanager
+def progress_bars(*, show: bool = True) -> Iterator[Progress]:
+    """Bars on stderr, one per stage; silent when not `show`."""
+    from workbench.progress import Silent
+
+    if not show:
+        yield Silent()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        yield _RichProgress(bars)
+
+
+class _RichProgress:
+    def __init__(self, bars: Any) -> None:
+        self._bars, self._task = bars, None
+
+    def stage(self, name: str, total: int) -> None:
+        self._task = self._bars.add_task(name, total=total or None)
+
+    def advance(self, n: int = 1) -> None:
+        if self._task is not None:
+            self._bars.advance(self._task, n)

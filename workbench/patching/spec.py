@@ -1,0 +1,87 @@
+"""Spec of a patching sweep, over one pair of prompts or a set of pairs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from workbench.errors import DataError
+from workbench.progress import Progress
+from workbench.specs import Spec
+
+if TYPE_CHECKING:
+    from workbench.model.language_model import LanguageModel
+    from workbench.results import Result
+
+
+class PatchSpec(Spec):
+    """Patching sweep; fields as in `workbench.patching.sweep`.
+
+    Either `clean`, `corrupt`, `answer` and `wrong` (one pair), or `dataset` (a set of pairs, of which the first
+    `limit` that have as many tokens as the first one are used; how many were left out is in the result).
+    """
+
+    kind: ClassVar[str] = "patch"
+
+    clean: str | None = None
+    corrupt: str | None = None
+    answer: str | None = None
+    wrong: str | None = None
+    dataset: str | None = None
+    limit: int = Field(default=8, ge=1)
+    site: Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z"] = "resid_pre"
+    direction: Literal["denoising", "noising"] = "denoising"
+    layers: list[int] | None = None
+    control: bool = True
+
+    @model_validator(mode="after")
+    def _one_pair_or_a_set(self) -> Self:
+        pair = [self.clean, self.corrupt, self.answer, self.wrong]
+        given = [p is not None for p in pair]
+        if self.dataset is None and not all(given):
+            raise ValueError("give clean, corrupt, answer and wrong, or a dataset of pairs")
+        if self.dataset is not None and any(given):
+            raise ValueError("give either one pair or a dataset, not both")
+        return self
+
+    def title(self) -> str:
+        return self.clean if self.clean is not None else f"{self.dataset} ({self.limit} pairs)"
+
+    def run(self, model: LanguageModel, progress: Progress) -> Result:
+        from workbench.patching.metrics import LogitDifference
+        from workbench.patching.sweep import sweep
+
+        clean, corrupt, metrics, note = self._pairs(model)
+        result = sweep(
+            model,
+            clean,
+            corrupt,
+            [LogitDifference(a, w) for a, w in metrics],
+            kind=self.site,
+            direction=self.direction,
+            layers=self.layers,
+            control=self.control,
+            seed=self.seed,
+            progress=progress,
+        )
+        result.data.attrs.update(note)
+        result.summary.update(note)
+        return result
+
+    def _pairs(self, model: LanguageModel):
+        if self.dataset is None:
+            return [self.clean], [self.corrupt], [(self.answer, self.wrong)], {}
+        from workbench.datasets import load
+
+        records = list(load(self.dataset))
+        if not records or not hasattr(records[0], "corrupt"):
+            raise DataError(f"{self.dataset!r} has no pairs: patching needs clean and corrupt prompts.")
+        length = len(model.encode(records[0].clean))
+        fitting = [
+            r for r in records if len(model.encode(r.clean)) == len(model.encode(r.corrupt)) == length
+        ]
+        used = fitting[: self.limit]
+        note = {"pairs": f"{len(used)} of {len(records)} in {self.dataset} ({len(fitting)} have {length} tokens)"}
+        metrics = [(r.answer, r.wrong_answer) for r in used]
+        return [r.clean for r in used], [r.corrupt for r in used], metrics, note

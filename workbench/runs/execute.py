@@ -1,0 +1,120 @@
+"""Executing a spec: validate, compute, then write the run folder in one piece.
+
+The folder appears only when everything is in it. An error or a cancel before that leaves nothing behind,
+and a folder that cannot be written is found out before the work, not after it.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from datetime import UTC, datetime
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import WorkbenchError
+from workbench.files import publish_folder, scratch_folder
+from workbench.progress import Progress, Silent
+from workbench.runs.folder import Run, load_run, runs_folder
+from workbench.specs import Spec
+
+if TYPE_CHECKING:
+    from workbench.model.language_model import LanguageModel
+    from workbench.results import Result
+
+
+class _Log:
+    """Events with their time; also passes progress on."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._start = time.perf_counter()
+        self.events: list[dict[str, Any]] = []
+
+    def event(self, name: str, **details: Any) -> None:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        seconds = round(time.perf_counter() - self._start, 3)
+        self.events.append({"time": now, "seconds": seconds, "event": name, **details})
+
+    def stage(self, name: str, total: int) -> None:
+        self.event("stage", name=name, total=total)
+        self._progress.stage(name, total)
+
+    def advance(self, n: int = 1) -> None:
+        self._progress.advance(n)
+
+
+def run_spec(
+    spec: Spec,
+    *,
+    runs: str | Path | None = None,
+    model: LanguageModel | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Do what a spec asks and write the run folder.
+
+    Args:
+        spec: what is asked.
+        runs: folder of the runs (default: see `runs_folder`).
+        model: a model that is loaded already and fits `spec.model`; loaded here if None.
+        progress: where to report; its `advance` may raise `Cancelled`.
+
+    Raises:
+        WorkbenchError: bad input or a folder that cannot be written; nothing is left behind.
+        Cancelled: likewise.
+    """
+    folder = runs_folder(runs)
+    log = _Log(progress or Silent())
+    run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{spec.kind}-{secrets.token_hex(2)}"
+    _check_writable(folder / run_id)
+    log.event("start", id=run_id, kind=spec.kind)
+    if model is None:
+        model = spec.model.load()
+        log.event("model", name=model.name, fingerprint=model.fingerprint)
+    started = time.perf_counter()
+    result = spec.run(model, log)
+    seconds = time.perf_counter() - started
+    log.event("computed", seconds_taken=round(seconds, 3))
+    with publish_folder(folder / run_id) as temporary:
+        _write(temporary, run_id, spec, result, seconds, log)
+    return load_run(folder / run_id)
+
+
+def _write(folder: Path, run_id: str, spec: Spec, result: Result, seconds: float, log: _Log) -> None:
+    (folder / "spec.yaml").write_text(spec.to_yaml(), encoding="utf-8")
+    result.save(folder / "result.zarr")
+    figures = result.figures()
+    (folder / "figures").mkdir()
+    for name, figure in figures.items():
+        (folder / "figures" / f"{name}.json").write_text(figure.to_json(), encoding="utf-8")
+    for entry in entry_points(group="workbench.reports"):
+        entry.load()(folder, result, {"id": run_id, **spec.to_dict()}, figures)
+    header = {
+        "id": run_id,
+        "kind": spec.kind,
+        "title": spec.title(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
+        "summary": result.summary,
+        "provenance": result.provenance.to_dict(),
+    }
+    text = json.dumps(header, indent=1, ensure_ascii=False)
+    (folder / "provenance.json").write_text(text, encoding="utf-8")
+    log.event("written")
+    lines = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in log.events)
+    (folder / "log.jsonl").write_text(lines, encoding="utf-8")
+
+
+def _check_writable(target: Path) -> None:
+    """Find out before the work that the folder cannot be written."""
+    try:
+        with scratch_folder(target):
+            pass
+    except OSError as error:
+        from workbench.files import cannot_write
+
+        raise cannot_write(target.parent, error) from error
+    if target.exists():
+        raise WorkbenchError(f"Run folder {str(target)!r} exists already.")
