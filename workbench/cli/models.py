@@ -54,9 +54,9 @@ def list_models(as_json: JsonOption = False) -> None:
         typer.echo(json.dumps([asdict(row) for row in rows()], indent=2))
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("Name", "Parameters", "Layers", "Licence", "Cached", "Size", "Source")
+    table = Table(Column("Name", no_wrap=True), "Parameters", "Layers", "Licence", "Cached", "Size", "Source")
     for row in rows():
         size = (
             _megabytes(row.bytes_on_disk)

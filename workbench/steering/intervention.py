@@ -55,10 +55,7 @@ def add_direction(
     lengths = torch.tensor(prompt_lengths) if prompt_lengths is not None else None
 
     def edit(activation: Tensor, context: HookContext) -> Tensor:
-        addition = added.to(activation)
-        shape = (-1, *[1] * (activation.ndim - 2), activation[0, 0].numel())
-        addition = addition.reshape(shape).unflatten(-1, activation.shape[2:])
-        addition = addition.reshape(added.shape[0], 1, *activation.shape[2:])
+        addition = added.to(activation).reshape(added.shape[0], 1, *activation.shape[2:])
         if where == "all" and bool(context.real.all()):
             return activation + addition
         chosen = _chosen(where, context, lengths).to(activation.device)

@@ -1,0 +1,10 @@
+"""Icons: shapes in `assets/style.css`, drawn with the colour of the text around them."""
+
+from __future__ import annotations
+
+from dash import html
+
+
+def icon(name: str) -> html.Span:
+    """One of the shapes `start`, `lens`, `patch`, `probes`, `runs`, `jobs`, `sun`, `moon`; hidden from screen readers."""
+    return html.Span(className=f"icon icon-{name}", **{"aria-hidden": "true"})

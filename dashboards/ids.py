@@ -1,0 +1,52 @@
+"""Ids of the shell, and how pages and components make theirs.
+
+A component that stands once on the page has a string id, one that stands many times a dictionary id whose
+`type` names it. Pages make theirs with `of(page, name)`, so that two pages never share one.
+"""
+
+from __future__ import annotations
+
+LOCATION = "location"
+"""The one address bar: `pathname` decides the page, `search` the run it shows."""
+CONTENT = "content"
+"""Where the page stands."""
+SCHEME = "scheme"
+"""The light/dark button; its `computedColorScheme` is what is shown."""
+NOTIFICATIONS = "notifications"
+NAVBAR_SHOWN = "navbar-shown"
+SHELL = "shell"
+TITLE = "title-sink"
+
+POLL = "poll"
+"""The one interval; it ticks only while a job runs."""
+SUBMITTED = "submitted"
+"""Id of the job this tab has just submitted."""
+FOLLOWING = "following"
+"""Per page, the job whose result this tab waits for."""
+SEEN = "seen"
+"""State of each job when this tab last looked."""
+
+JOBS_BUTTON = "jobs-button"
+JOBS_COUNT = "jobs-count"
+JOBS_DRAWER = "jobs-drawer"
+JOBS_LIST = "jobs-list"
+
+
+def of(page: str, name: str) -> str:
+    """Id of something that stands once on a page."""
+    return f"{page}-{name}"
+
+
+def figure(page: str, name: str) -> dict[str, str]:
+    """Id of a graph."""
+    return {"type": "figure", "page": page, "name": name}
+
+
+def job(part: str, job_id: str) -> dict[str, str]:
+    """Id of a part of a job's row in the drawer: `bar`, `text` or `cancel`."""
+    return {"type": f"job-{part}", "job": job_id}
+
+
+def example(page: str, name: str) -> dict[str, str]:
+    """Id of a button that fills a page's form."""
+    return {"type": f"{page}-example", "name": name}

@@ -1,0 +1,207 @@
+"""The jobs drawer: every job of this process with its progress, and a button that stops it.
+
+Jobs live in the worker, not in the browser, so a reloaded page or a second tab sees the same ones. One
+interval in the shell looks at them while any runs; this module switches it off when the last one is over.
+Rows are rebuilt only when a job appears or changes state; between that only bars and texts move, so that a
+button under the pointer stays the same button.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dash
+import dash_mantine_components as dmc
+from dash import ALL, Input, Output, State, ctx, html, no_update
+
+from dashboards import ids
+from dashboards.components import notify
+from dashboards.state import AppState
+from workbench.jobs import Job
+
+SHOWN = 50
+COLORS = {"queued": "gray", "running": "blue", "finished": "teal", "failed": "red", "cancelled": "gray"}
+PAGES = {"lens": "/lens", "patch": "/patch", "probe": "/probes"}
+"""Page that shows the runs of a kind; other kinds have their report."""
+
+
+def layout() -> dmc.Drawer:
+    """The drawer, closed."""
+    return dmc.Drawer(
+        id=ids.JOBS_DRAWER,
+        title="Jobs",
+        position="right",
+        size=400,
+        children=html.Div(id=ids.JOBS_LIST, **{"aria-live": "polite"}),
+        closeButtonProps={"aria-label": "Close jobs"},
+    )
+
+
+def percent(job: Job) -> float:
+    """Length of a job's bar; full (and moving) where the number of items is not known."""
+    if job.state == "running":
+        return 100.0 * job.done / job.total if job.total else 100.0
+    return 0.0 if job.state == "queued" else 100.0
+
+
+def describe(job: Job) -> str:
+    """Where a job is, in words."""
+    if job.state == "queued":
+        return "waiting for its turn"
+    if job.state == "running":
+        parts = [job.stage or "starting"]
+        if job.total:
+            parts.append(f"{job.done} of {job.total}")
+        if (eta := job.eta) is not None:
+            parts.append(f"about {seconds(eta)} left")
+        return " · ".join(parts)
+    taken = seconds(job.ended - job.started) if job.started and job.ended else ""
+    if job.state == "failed":
+        return job.error
+    return f"{job.state} after {taken}" if taken else job.state
+
+
+def seconds(value: float) -> str:
+    """A time in words: `0.4 s`, `12 s`, `3 min 5 s`."""
+    if value < 9.95:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def result_link(job: Job) -> str:
+    """Where a finished job's result is shown."""
+    page = PAGES.get(job.spec.kind)
+    return f"{page}?run={job.run_id}" if page else f"/runs/{job.run_id}"
+
+
+def row(job: Job) -> html.Div:
+    """One job in the drawer."""
+    running = job.state == "running"
+    title = job.spec.title()
+    buttons: list[Any] = []
+    if not job.over:
+        buttons.append(
+            dmc.Button(
+                "Cancel",
+                id=ids.job("cancel", job.id),
+                size="compact-sm",
+                variant="light",
+                color="red",
+                **{"aria-label": f"Cancel {job.id}"},
+            )
+        )
+    if job.state == "finished":
+        buttons.append(dmc.Anchor("Open", href=result_link(job), size="sm", className="tap"))
+    details = []
+    if job.details:
+        details.append(html.Details([html.Summary("Details"), html.Pre(job.details, className="code")]))
+    return html.Div(
+        [
+            dmc.Group(
+                [
+                    dmc.Badge(job.spec.kind, variant="light", color="gray", size="sm"),
+                    dmc.Text(title, size="sm", fw=500, truncate="end", flex=1, miw=0),
+                    *buttons,
+                ],
+                gap="xs",
+                wrap="nowrap",
+            ),
+            dmc.Progress(
+                id=ids.job("bar", job.id),
+                value=percent(job),
+                color=COLORS[job.state],
+                size="sm",
+                animated=running,
+                transitionDuration=200,
+                **{"aria-label": f"Progress of {job.id}"},
+            ),
+            dmc.Text(
+                describe(job),
+                id=ids.job("text", job.id),
+                size="sm",
+                c="red" if job.state == "failed" else "dimmed",
+            ),
+            *details,
+        ],
+        className="job-row",
+    )
+
+
+def rows(jobs: list[Job]) -> list[Any]:
+    """What the drawer holds: the newest jobs, and how many there are."""
+    if not jobs:
+        return [dmc.Text("Nothing has been run since this dashboard was started.", c="dimmed", size="sm")]
+    more = [dmc.Text(f"The newest {SHOWN} of {len(jobs)} jobs.", c="dimmed", size="sm")] if len(jobs) > SHOWN else []
+    return [row(job) for job in jobs[:SHOWN]] + more
+
+
+def news(jobs: list[Job], seen: dict[str, str]) -> list[dict[str, Any]]:
+    """Notifications for jobs that ended since they were last seen."""
+    notes = []
+    for job in reversed(jobs):
+        if seen.get(job.id) == job.state or not job.over:
+            continue
+        if job.state == "failed":
+            notes.append(notify.error(job.error, title=f"The {job.spec.kind} run failed"))
+        elif job.state == "cancelled":
+            notes.append(notify.info("Nothing was written.", title=f"The {job.spec.kind} run was cancelled"))
+        else:
+            link = dmc.Anchor("Open its report", href=f"/runs/{job.run_id}", size="sm")
+            notes.append(notify.info(link, title=f"The {job.spec.kind} run is finished"))
+    return notes
+
+
+def idle(jobs: list[Job], seen: dict[str, str]) -> bool:
+    """Whether the interval may stop: nothing runs now, and what ended had been seen to end before.
+
+    The extra look is for the callbacks of the page, which may have been served just before the end.
+    """
+    return all(job.over and seen.get(job.id) == job.state for job in jobs)
+
+
+def register(app: dash.Dash, state: AppState) -> None:
+    """Callbacks: keep the drawer, its count and the interval up to date; cancel."""
+
+    @app.callback(
+        Output(ids.JOBS_LIST, "children"),
+        Output({"type": "job-bar", "job": ALL}, "value"),
+        Output({"type": "job-text", "job": ALL}, "children"),
+        Output(ids.JOBS_COUNT, "label"),
+        Output(ids.JOBS_COUNT, "disabled"),
+        Output(ids.POLL, "disabled"),
+        Output(ids.SEEN, "data"),
+        Input(ids.POLL, "n_intervals"),
+        Input(ids.SUBMITTED, "data"),
+        Input(ids.JOBS_DRAWER, "opened"),
+        State(ids.SEEN, "data"),
+        State({"type": "job-bar", "job": ALL}, "id"),
+    )
+    def look(_ticks, _submitted, _opened, seen, bars):
+        jobs = state.worker.jobs()
+        now: dict[str, str] = {job.id: job.state for job in jobs}
+        if seen is None:  # this tab has just been opened: what is over is old news
+            seen = {job.id: job.state for job in jobs if job.over}
+            fresh = True
+        else:
+            fresh = False
+        notify.show(*news(jobs, seen))
+        by_id = {job.id: job for job in jobs}
+        shown = [by_id[bar["job"]] for bar in bars if bar["job"] in by_id]
+        n_active = sum(not job.over for job in jobs)
+        if fresh or now != seen or len(shown) != len(bars):
+            moved: tuple[Any, list[Any], list[Any]] = rows(jobs), [no_update] * len(bars), [no_update] * len(bars)
+        else:
+            moved = no_update, [percent(j) for j in shown], [describe(j) for j in shown]
+        return *moved, n_active, n_active == 0, idle(jobs, seen), now
+
+    @app.callback(
+        Output(ids.JOBS_DRAWER, "opened"), Input(ids.JOBS_BUTTON, "n_clicks"), prevent_initial_call=True
+    )
+    def open_drawer(_clicks):
+        return True
+
+    @app.callback(Input({"type": "job-cancel", "job": ALL}, "n_clicks"), prevent_initial_call=True)
+    def cancel(clicks):
+        if any(clicks):  # a button that has just appeared calls back without a click
+            state.worker.cancel(ctx.triggered_id["job"])

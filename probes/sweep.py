@@ -1,0 +1,341 @@
+"""A probe at every site: is a two-class property linearly readable there, more than shuffled labels are?
+
+1. Labels become positive and negative; rows get folds (`probes.scores.assign_folds`), groups staying together.
+2. Per site and fold the training rows are prepared once (`probes.estimators.Features`) and every kind of probe is
+   fitted to the true labels and to `n_control` permutations of them. Each row gets its score from the one fit that
+   did not see its fold. Means, scales and covariances come from the training rows alone.
+3. Per cell (site, position, kind): AUC with its interval, accuracy, log-loss, control, selectivity.
+4. Each kind is fitted once more to all rows: the weight that becomes a `Direction`.
+
+The best of many cells looks better than it is. `summary["best"]` therefore gives, beside its AUC, the nested AUC and
+what the same choice gives on permuted labels (`control_best_auc`). Definitions: `probes.scores`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float64, Int64
+
+from probes import scores as measure
+from probes.estimators import Weights, cross_fit, make_probes
+from workbench.activations import Activations
+from workbench.directions import Direction
+from workbench.errors import DataError, did_you_mean
+from workbench.progress import Progress, Silent
+from workbench.provenance import provenance
+from workbench.results import Result, array
+from workbench.sites.names import expand
+
+ROUNDING = 1e-5
+"""A site whose rows differ by less than this share of their size is constant: what differs is rounding."""
+
+MEANING = {
+    "auc": ("AUC, out of fold", ""),
+    "auc_low": ("AUC, lower end of the 95 % interval", ""),
+    "auc_high": ("AUC, upper end of the 95 % interval", ""),
+    "accuracy": ("accuracy, out of fold", ""),
+    "log_loss": ("log-loss, out of fold", "nats"),
+    "control_auc": ("AUC on permuted labels, mean", ""),
+    "control_auc_high": ("AUC on permuted labels, highest", ""),
+    "control_accuracy": ("accuracy on permuted labels, mean", ""),
+    "selectivity": ("accuracy minus accuracy on permuted labels", ""),
+    "bias": ("intercept of the probe fitted to all rows", "log-odds"),
+    "scale": ("standard deviation of the activations along the weight", "activation"),
+    "converged": ("all fits converged", ""),
+}
+
+
+def sweep(
+    acts: Activations,
+    labels: Any,
+    *,
+    kinds: str | Iterable[str] = ("logistic", "mass_mean"),
+    controls: bool = True,
+    groups: Any = None,
+    sites: str | Iterable[str] | None = None,
+    positive: Any = None,
+    folds: int = 5,
+    penalty: float = 1.0,
+    seed: int = 0,
+    n_bootstrap: int = 1000,
+    n_control: int = 5,
+    progress: Progress | None = None,
+) -> ProbeSweep:
+    """Fit and cross-validate probes at every site of some activations.
+
+    Args:
+        acts: activations, usually of one position per prompt (`positions=-1`).
+        labels: one per prompt or one per row; booleans, numbers or texts of exactly two classes. One per prompt
+            with several positions each: every position is its own cell (dimension `position`; prompts must have
+            equally many). One per row: all rows go into one cell, and rows of a prompt stay in one fold.
+        kinds: `logistic`, `mass_mean`, `mass_mean_whitened` (see `probes.estimators`). Only the mass-mean probe
+            is fitted to raw activations; the others standardise.
+        controls: also fit permuted labels. Without it the control variables are NaN, and a score says little.
+        groups: one per prompt or per row: rows that must not be split between training and test (the country a
+            statement is about).
+        sites: names or globs; all sites of `acts` by default. They must be of one width; `hook_z` and its like
+            are flattened to [row, head · d_head].
+        positive: the positive class; by default the one that sorts last (`True`, 1, "true", "positive").
+        folds: of the cross-validation, stratified by label.
+        penalty: scikit-learn's `C` of the logistic probe, the *inverse* strength of its L2 penalty.
+        seed: for folds, permutations and bootstrap; the same for every cell, so that cells compare.
+        n_bootstrap: draws for the interval of the AUC.
+        n_control: permutations for the control. `control_auc_high` is the highest of so many.
+        progress: stage "probe", one item per cell.
+
+    Returns:
+        A `ProbeSweep` (a `Result` of kind `probe_sweep`) with dims (layer, probe), or (layer, position, probe);
+        `layer` is `site` where the sites are not one per block. Variables: `auc`, `auc_low`, `auc_high`,
+        `accuracy`, `log_loss`, `control_auc`, `control_auc_high`, `control_accuracy`, `selectivity`, `bias`,
+        `scale`, `converged`, and `weight` [..., d_model] over raw activations.
+
+    Raises:
+        DataError: labels or groups that do not match, not two classes, too few rows for the folds, NaN, an
+            unknown kind, sites of different widths.
+        SiteError: no such site in `acts`.
+
+    Example:
+        >>> statements = wb.datasets.load("capitals").filter(label=["true", "false"], negated=False)
+        >>> acts = wb.collect(model, statements.texts)
+        >>> sweep = probes.sweep(acts, statements.labels, groups=statements.groups)
+        >>> sweep.summary["best"]["layer"], sweep.direction(layer=14)
+    """
+    progress = progress or Silent()
+    started = time.perf_counter()
+    if not (penalty > 0 and n_bootstrap >= 1 and n_control >= 1):
+        raise DataError(
+            f"penalty must be positive, n_bootstrap and n_control at least 1, not {penalty}, {n_bootstrap}, {n_control}."
+        )
+    probes = make_probes(kinds, penalty=penalty)
+    rows = measure.arrange(acts, labels, groups, positive)
+    names = _names(acts, sites)
+    fold = measure.assign_folds(rows.positive, rows.groups, n=folds, seed=seed)
+    n_permuted = n_control if controls else 0
+    permuted, level = measure.permute_labels(rows.positive, fold, rows.groups, n=n_permuted, seed=seed + 1)
+    targets = np.concatenate([rows.positive[None], permuted])
+    bootstrap = measure.Bootstrap(rows.groups, len(rows.positive), n=n_bootstrap, seed=seed + 2)
+
+    progress.stage("probe", len(names) * len(rows.index) * len(probes))
+    cells: list[dict[str, Any]] = []
+    constant: list[str] = []
+    for name in names:
+        for index in rows.index:
+            x, is_constant = _matrix(acts, name, index)
+            constant += [name] if is_constant and name not in constant else []
+            for out, found in cross_fit(x, targets, fold, probes, lambda: progress.advance(0)).values():
+                cells.append(_score(out, targets, fold, bootstrap) | _final(x, found) | {"scores": out[0]})
+                progress.advance()
+
+    share = float(rows.positive.mean())
+    settings = {
+        "n": len(rows.positive),
+        "n_positive": int(rows.positive.sum()),
+        "positive": str(rows.classes[1]),
+        "negative": str(rows.classes[0]),
+        "majority_accuracy": max(share, 1 - share),
+        "folds": folds,
+        "grouped": rows.groups is not None,
+        "n_groups": len(rows.positive if rows.groups is None else np.unique(rows.groups)),
+        "control": f"labels permuted over {level} within folds, {n_control} times" if controls else "none",
+        "penalty": penalty,
+        "n_bootstrap": n_bootstrap,
+        "constant_sites": constant,
+    }
+    data = _dataset(cells, names, list(probes), rows, settings)
+    summary = _summary(data, cells, rows.positive, fold)
+    seconds = {**acts.provenance.seconds, "probe": round(time.perf_counter() - started, 4)}
+    made = provenance(None, seed=seed, seconds=seconds, settings={"collect": acts.provenance.settings})
+    made = replace(made, model=acts.provenance.model, inputs=acts.provenance.inputs)
+    return ProbeSweep("probe_sweep", data, made, summary)
+
+
+def _names(acts: Activations, sites: str | Iterable[str] | None) -> list[str]:
+    known = acts.sites
+    blocks = [layer for layer, _ in map(_block_of, known) if layer is not None]
+    names = known
+    if sites is not None:
+        names = expand(sites, known, n_layers=max(blocks, default=-1) + 1, model_name="This collection")
+    widths = {name: acts.rows(name).shape[1:].numel() for name in names}
+    if len(set(widths.values())) > 1:
+        some = ", ".join(f"{name} {width}" for name, width in list(widths.items())[:4])
+        raise DataError(f"One sweep needs sites of one width, these differ ({some}): sweep them one by one.")
+    patterns = [name for name in names if name.endswith("hook_pattern")]
+    if patterns:
+        raise DataError(f"{patterns[0]!r} holds attention over positions, not a vector: probe another site.")
+    return names
+
+
+def _block_of(site: str) -> tuple[int | None, str]:
+    """Block number and part of a site name; no number outside the blocks."""
+    pieces = site.split(".", 2)
+    inside = len(pieces) == 3 and pieces[0] == "blocks"
+    return (int(pieces[1]), pieces[2]) if inside else (None, site)
+
+
+def _matrix(acts: Activations, site: str, index: Int64[np.ndarray, "row"]) -> tuple[np.ndarray, bool]:
+    """[row, d] in float64, and whether the site is constant there (then all zero)."""
+    x = acts.rows(site).flatten(1)[torch.from_numpy(index)].double().numpy()
+    bad = ~np.isfinite(x).all(1)
+    if bad.any():
+        first = int(np.flatnonzero(bad)[0])
+        raise DataError(
+            f"{int(bad.sum())} of {len(x)} rows at {site!r} hold NaN or infinite values, the first at prompt "
+            f"{acts.prompt[index[first]]}: leave them out, or collect them again."
+        )
+    constant = bool(np.linalg.norm(x - x.mean(0)) <= ROUNDING * np.linalg.norm(x))
+    return (np.zeros_like(x) if constant else x), constant
+
+
+def _score(out: np.ndarray, targets: np.ndarray, fold: np.ndarray, bootstrap: measure.Bootstrap) -> dict[str, Any]:
+    truth, control = targets[0], list(zip(out[1:], targets[1:], strict=True))
+    low, high = bootstrap.auc_interval(out[0], truth, fold)
+    aucs = [measure.auc(scores, target, fold) for scores, target in control] or [np.nan]
+    accuracies = [measure.accuracy(scores, target) for scores, target in control] or [np.nan]
+    accuracy = measure.accuracy(out[0], truth)
+    return {
+        "auc": measure.auc(out[0], truth, fold),
+        "auc_low": low,
+        "auc_high": high,
+        "accuracy": accuracy,
+        "log_loss": measure.log_loss(out[0], truth),
+        "control_auc": float(np.mean(aucs)),
+        "control_auc_high": max(aucs),
+        "control_accuracy": float(np.mean(accuracies)),
+        "selectivity": accuracy - float(np.mean(accuracies)),
+        "control_aucs": aucs,
+    }
+
+
+def _final(x: Float64[np.ndarray, "row d"], found: Weights) -> dict[str, Any]:
+    norm = float(np.linalg.norm(found.coef))
+    scale = float((x @ found.coef).std() / norm) if norm > 0 else 0.0
+    weight = found.coef.astype(np.float32)
+    return {"weight": weight, "bias": found.intercept, "scale": scale, "converged": found.converged}
+
+
+def _dataset(
+    cells: list[dict[str, Any]], names: list[str], kinds: list[str], rows: measure.Rows, settings: dict[str, Any]
+) -> xr.Dataset:
+    blocks = [_block_of(name) for name in names]
+    per_block = len({part for _, part in blocks}) == 1 and None not in {layer for layer, _ in blocks}
+    first = "layer" if per_block else "site"
+    dims, shape = (first, "probe"), [len(names), len(kinds)]
+    coords: dict[str, Any] = {"probe": kinds, "site": (first, np.array(names, dtype=str))}
+    if per_block:
+        coords["layer"] = [layer for layer, _ in blocks]
+    if rows.positions is not None:
+        dims, shape = (first, "position", "probe"), [len(names), len(rows.index), len(kinds)]
+        coords["position"] = rows.positions
+    variables = {
+        key: array(dims, np.reshape([c[key] for c in cells], shape), long_name=text, units=units)
+        for key, (text, units) in MEANING.items()
+    }
+    weight = np.stack([c["weight"] for c in cells]).reshape(*shape, -1)
+    variables["weight"] = array(
+        (*dims, "d_model"), weight, long_name="weight of the probe fitted to all rows", units="log-odds / activation"
+    )
+    return xr.Dataset(variables, coords, attrs=settings)
+
+
+def _summary(
+    data: xr.Dataset, cells: list[dict[str, Any]], positive: np.ndarray, fold: np.ndarray
+) -> dict[str, Any]:
+    def number(value: Any) -> float | None:
+        return None if np.isnan(value) else round(float(value), 4)
+
+    values = data["auc"].values
+    place = np.unravel_index(int(np.argmax(values)), values.shape)
+    chosen = data.isel(dict(zip(data["auc"].dims, place, strict=True)))
+    best = {str(name): chosen[name].item() for name in (*data["auc"].dims, "site")}
+    keys = ("auc", "auc_low", "auc_high", "control_auc", "control_auc_high", "accuracy", "selectivity")
+    best |= {key: number(chosen[key]) for key in keys}
+    best["nested_auc"] = number(measure.nested_auc([c["scores"] for c in cells], positive, fold))
+    best["control_best_auc"] = number(np.max([c["control_aucs"] for c in cells], axis=0).mean())
+    said = ("n", "n_positive", "positive", "majority_accuracy", "control")
+    return {"best": best, "n_cells": len(cells), **{key: data.attrs[key] for key in said}}
+
+
+class ProbeSweep(Result):
+    """A `Result` of kind `probe_sweep` that also gives its probes as directions.
+
+    Example:
+        >>> sweep = probes.ProbeSweep.load("runs/…/result.zarr")
+        >>> sweep.data["auc"].sel(probe="logistic").values
+        >>> sweep.direction(layer=14, kind="mass_mean").save("truth.safetensors")
+    """
+
+    @classmethod
+    def of(cls, result: Result) -> ProbeSweep:
+        """The same result with these methods. Raises `DataError` for a result of another kind."""
+        if result.kind != "probe_sweep":
+            raise DataError(f"A result of kind {result.kind!r} is no probe sweep: expected 'probe_sweep'.")
+        return cls(result.kind, result.data, result.provenance, result.summary)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ProbeSweep:
+        """Read a sweep that `save` wrote; `RunError` and `DataError` as `Result.load` and `of`."""
+        return cls.of(Result.load(path))
+
+    def direction(
+        self,
+        layer: int | None = None,
+        *,
+        kind: str | None = None,
+        site: str | None = None,
+        position: int | None = None,
+    ) -> Direction:
+        """The weight of one probe, fitted to all rows, as a unit vector towards the positive class.
+
+        Args:
+            layer: block number; the best by default.
+            kind: kind of probe; by default the first of those that were fitted.
+            site: site name, instead of a layer.
+            position: needed where the sweep has several.
+
+        Returns:
+            A `Direction` whose scale is the standard deviation of the rows along it.
+
+        Raises:
+            DataError: no such cell, or the site is constant there, so that there is no direction.
+        """
+        kind = kind if kind is not None else str(self.data["probe"].values[0])
+        cell = _pick(self.data, "probe", kind)
+        if site is None and layer is None:
+            site = self.summary["best"]["site"]
+        name, value = ("site", site) if site is not None else ("layer", layer)
+        cell = _pick(cell, name, value)
+        if "position" in self.data.dims:
+            cell = _pick(cell, "position", position)
+        where = cell["site"].item()
+        if float(cell["scale"]) == 0:
+            raise DataError(f"Nothing varies with the label at {where!r}, so the probe there has no direction.")
+        found = ("positive", "negative", "folds", "penalty", "n", "grouped", "control")
+        settings = {"kind": kind, "position": position, "auc": round(float(cell["auc"]), 4)}
+        return Direction.from_vector(
+            torch.from_numpy(cell["weight"].values),
+            site=where,
+            scale=float(cell["scale"]),
+            name=f"{self.data.attrs['positive']} (vs {self.data.attrs['negative']})",
+            source=f"probe:{kind}",
+            model_fingerprint=str(self.provenance.model.get("fingerprint", "")),
+            settings=settings | {key: self.data.attrs[key] for key in found},
+            provenance=self.provenance.to_dict(),
+        )
+
+
+def _pick(data: xr.Dataset, name: str, value: Any) -> xr.Dataset:
+    """The part of the data where a coordinate has a value; an unknown one is an error that lists the others."""
+    known = data[name].values.tolist() if name in data.coords else []
+    if value not in known:
+        shown = ", ".join(str(k) for k in known[:40]) or "none: give a site"
+        near = did_you_mean(str(value), [str(k) for k in known]) if isinstance(value, str) else ""
+        raise DataError(f"This sweep has no {name} {value!r}.{near} It has {shown}.")
+    return data.isel({data[name].dims[0]: known.index(value)})

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import tiny
+
+from workbench.model.language_model import LanguageModel
+
+
+@pytest.fixture(params=tiny.FAMILIES)
+def family(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def model(family) -> LanguageModel:
+    return tiny_model(family)
+
+
+@pytest.fixture
+def llama() -> LanguageModel:
+    return tiny_model("llama")
+
+
+def tiny_model(family: str, **overrides) -> LanguageModel:
+    return LanguageModel(tiny.hf_model(family, **overrides), tiny.tokenizer(), name=f"tiny-{family}")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> LanguageModel:
+    from workbench.model.loading import load_model
+
+    return load_model("smollm2-135m")
+
+
+def hooks_left(model: LanguageModel) -> int:
+    """How many hooks are still registered anywhere in the model."""
+    return sum(
+        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(getattr(m, "_workbench_pattern_taps", []))
+        for m in model.hf.modules()
+    )
