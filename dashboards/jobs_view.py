@@ -132,7 +132,11 @@ def rows(jobs: list[Job]) -> list[Any]:
     """What the drawer holds: the newest jobs, and how many there are."""
     if not jobs:
         return [dmc.Text("Nothing has been run since this dashboard was started.", c="dimmed", size="sm")]
-    more = [dmc.Text(f"The newest {SHOWN} of {len(jobs)} jobs.", c="dimmed", size="sm")] if len(jobs) > SHOWN else []
+    more = (
+        [dmc.Text(f"The newest {SHOWN} of {len(jobs)} jobs.", c="dimmed", size="sm")]
+        if len(jobs) > SHOWN
+        else []
+    )
     return [row(job) for job in jobs[:SHOWN]] + more
 
 
@@ -190,7 +194,11 @@ def register(app: dash.Dash, state: AppState) -> None:
         shown = [by_id[bar["job"]] for bar in bars if bar["job"] in by_id]
         n_active = sum(not job.over for job in jobs)
         if fresh or now != seen or len(shown) != len(bars):
-            moved: tuple[Any, list[Any], list[Any]] = rows(jobs), [no_update] * len(bars), [no_update] * len(bars)
+            moved: tuple[Any, list[Any], list[Any]] = (
+                rows(jobs),
+                [no_update] * len(bars),
+                [no_update] * len(bars),
+            )
         else:
             moved = no_update, [percent(j) for j in shown], [describe(j) for j in shown]
         return *moved, n_active, n_active == 0, idle(jobs, seen), now

@@ -30,7 +30,9 @@ class AppState:
     @classmethod
     def make(cls, runs: str | Path | None, worker: JobWorker | None, model: str) -> AppState:
         """With the worker's folder of runs unless one is given, and a worker of its own unless one is given."""
-        folder = runs_folder(runs if runs is not None else worker.runs if worker is not None else None).absolute()
+        folder = runs_folder(
+            runs if runs is not None else worker.runs if worker is not None else None
+        ).absolute()
         return cls(worker or JobWorker(folder), folder, model)
 
     def submit(self, spec: Spec) -> Job:
@@ -61,7 +63,9 @@ class AppState:
         if not folder.is_dir():
             folder = load_run(run_id, self.runs).path
         if folder.resolve().parent != self.runs.resolve():
-            raise RunError(f"Run {run_id!r} is a link to a folder outside {str(self.runs)!r}: open that folder's own runs.")
+            raise RunError(
+                f"Run {run_id!r} is a link to a folder outside {str(self.runs)!r}: open that folder's own runs."
+            )
         return _opened(folder)
 
     def model_in_use(self) -> ModelSpec | None:

@@ -1,7 +1,7 @@
 """Linear probes: scikit-learn estimators for two classes, and what their fits share.
 
-With rows x, labels y ∈ {0, 1}, class means μ₁ and μ₀, class sizes n₁ and n₀, z the features standardised by mean
-and standard deviation of the *training* rows, every probe is a decision function
+With rows x, labels y ∈ {0, 1}, class means μ₁ and μ₀, class sizes n₁ and n₀, and z the features standardised
+with mean and standard deviation of the *training* rows, every probe is a decision function
 
     f(x) = w · x + b        predict: f > 0        p(y = 1 | x) = σ(f(x))
 
@@ -9,20 +9,19 @@ in the units of the activations (w and b are mapped back from z).
 
 | kind | w and b |
 | --- | --- |
-| `logistic` | minimises ½‖w_z‖² + C Σ log(1 + exp(−(2y−1) f)) over z (L2, `LogisticRegression`, lbfgs) |
+| `logistic` | minimises ½‖w_z‖² + C Σ log(1 + exp(−(2y−1) f)) over z (`LogisticRegression`, L2, lbfgs) |
 | `mass_mean` | w ∝ θ = μ₁ − μ₀ of the raw activations |
 | `mass_mean_whitened` | w_z = Σ⁻¹ θ_z, Σ the within-class covariance of z, shrunk (Ledoit and Wolf 2004) |
 
-Mass-mean probes are those of Marks and Tegmark 2023 (arXiv:2310.06824); the whitened one is their probe "for
-independently distributed data", that is, linear discriminant analysis. What differs from the paper: a bias (it
-centres the data instead), so that the two classes meet half-way with the log prior log(n₁/n₀) added; for the
-plain form the length of w is that of the log-odds of two Gaussians of equal variance along θ, which changes
-probabilities but not the order of the rows; for the whitened form shrinkage, since with fewer rows than
-dimensions Σ has no inverse.
+Mass-mean probes are those of Marks and Tegmark 2023 (arXiv:2310.06824); the whitened one, their probe for
+independent and identically distributed data, is linear discriminant analysis. What differs from the paper: a
+bias that lets the classes meet half-way between their means, plus the log prior log(n₁/n₀) (the paper centres
+the data); a length of w, in the plain form, that makes f the log-odds of two Gaussians of one variance along
+θ (the order of the rows is that of θ · x); shrinkage, since with fewer rows than dimensions Σ has no inverse.
 
-Fewer rows than dimensions: z lives in the span of the rows. One QR factorisation zᵀ = Q R per training set turns
-the d-dimensional problem into one of as many dimensions as rows, with the same minimum (‖w_z‖ does not change
-under rotation), shared by all kinds and all label vectors. `Features` is that shared part.
+Fewer rows than dimensions: z lies in the span of the rows. One QR factorisation zᵀ = QR per training set
+turns the problem into one of as many dimensions as rows, with the same minimum (rotation keeps ‖w_z‖), shared
+by all kinds and all label vectors. `Features` is that shared part.
 """
 
 from __future__ import annotations
@@ -34,18 +33,40 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
+import torch
 from jaxtyping import Bool, Float64, Int64
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
 
 from workbench.errors import DataError, did_you_mean
 
+ROUNDING = 1e-5
+"""Rows that differ by less than this share of their size are constant: what differs is rounding."""
 MIN_VARIANCE = 1e-9
-"""Within-class variance counts as at least this share of the squared distance between the class means, so that
-log-odds stay finite where a class does not vary at all."""
+"""Least within-class variance, as a share of the squared distance of the means; keeps log-odds finite."""
+
+
+def as_matrix(
+    values: Tensor, index: Int64[np.ndarray, " row"], site: str
+) -> tuple[Float64[np.ndarray, "row d"], bool]:
+    """The rows at `index` of a site's activations, and whether they are constant (then all are set to zero).
+
+    Raises:
+        DataError: NaN or infinite values, with their number and the first row.
+    """
+    x = values.flatten(1)[torch.from_numpy(index)].double().numpy()
+    bad = np.flatnonzero(~np.isfinite(x).all(1))
+    if len(bad):
+        raise DataError(
+            f"{len(bad)} of {len(x)} rows at {site!r} hold NaN or infinite values, the first is row "
+            f"{index[bad[0]]}: leave them out, or collect them again."
+        )
+    constant = bool(np.linalg.norm(x - x.mean(0)) <= ROUNDING * np.linalg.norm(x))
+    return (np.zeros_like(x) if constant else x), constant
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +81,8 @@ class Features:
     """
 
     raw: Float64[np.ndarray, "row d"]
-    mean: Float64[np.ndarray, "d"]
-    std: Float64[np.ndarray, "d"]
+    mean: Float64[np.ndarray, " d"]
+    std: Float64[np.ndarray, " d"]
     basis: Float64[np.ndarray, "d rank"] | None
     reduced: Float64[np.ndarray, "row rank"]
 
@@ -78,7 +99,7 @@ class Features:
         return cls(rows, mean, std, basis, np.ascontiguousarray(upper.T))
 
     def weights(
-        self, reduced: Float64[np.ndarray, "rank"], intercept: float, n_iter: int = 1, converged: bool = True
+        self, reduced: Float64[np.ndarray, " rank"], intercept: float, n_iter: int = 1, converged: bool = True
     ) -> Weights:
         """Weights over `reduced` -> weights over the raw activations."""
         standard = reduced if self.basis is None else self.basis @ reduced
@@ -94,26 +115,24 @@ class Weights(NamedTuple):
     n_iter: int = 1
     converged: bool = True
 
-    def decision(self, rows: Float64[np.ndarray, "row d"]) -> Float64[np.ndarray, "row"]:
+    def decision(self, rows: Float64[np.ndarray, "row d"]) -> Float64[np.ndarray, " row"]:
         """Log-odds of the positive class for each row."""
         return rows @ self.coef + self.intercept
 
 
 class LinearProbe(ClassifierMixin, BaseEstimator):
-    """What the probes share: the scikit-learn conventions. A subclass says how to find its weights.
+    """The scikit-learn conventions, for every probe. A subclass says how to find its weights.
 
-    Fitted attributes: `classes_` (sorted, the second is positive), `coef_` [1, d] and `intercept_` [1] over raw
-    activations, `n_iter_` and `converged_` (1 and True for a closed form).
-
-    Raises:
-        ValueError: as scikit-learn's own estimators, for input that is not finite, not 2-D, or not of two classes.
+    Fitted attributes: `classes_` (sorted, the second is positive), `coef_` [1, d] and `intercept_` [1] over
+    raw activations, `n_iter_` and `converged_` (1 and True for a closed form). Bad input is a `ValueError`,
+    as in scikit-learn.
 
     Example:
         >>> probe = LogisticProbe(C=0.1).fit(train_x, train_y)
         >>> probe.score(test_x, test_y), probe.coef_.shape
     """
 
-    def weights(self, features: Features, positive: Bool[np.ndarray, "row"]) -> Weights:
+    def weights(self, features: Features, positive: Bool[np.ndarray, " row"]) -> Weights:
         """Fit one label vector to prepared rows, without changing this object."""
         raise NotImplementedError
 
@@ -123,11 +142,9 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         self.classes_, index = np.unique(y, return_inverse=True)
         if len(self.classes_) > 2:
-            raise ValueError(
-                f"Only binary classification is supported. The type of the target is {len(self.classes_)} classes."
-            )
+            raise ValueError(f"Only binary classification is supported, y has {len(self.classes_)} classes.")
         if len(self.classes_) < 2:
-            raise ValueError("This solver needs samples of two classes, but the data contains only one class.")
+            raise ValueError("Two classes are needed, but the data contains only one class.")
         found = self.weights(Features.of(X), index == 1)
         self.coef_, self.intercept_ = found.coef[None, :], np.array([found.intercept])
         self.n_iter_, self.converged_ = found.n_iter, found.converged
@@ -167,7 +184,7 @@ class LogisticProbe(LinearProbe):
     def __init__(self, C: float = 1.0, max_iter: int = 1000, tol: float = 1e-4) -> None:
         self.C, self.max_iter, self.tol = C, max_iter, tol
 
-    def weights(self, features: Features, positive: Bool[np.ndarray, "row"]) -> Weights:
+    def weights(self, features: Features, positive: Bool[np.ndarray, " row"]) -> Weights:
         model = LogisticRegression(C=self.C, max_iter=self.max_iter, tol=self.tol, solver="lbfgs")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
@@ -180,7 +197,7 @@ class LogisticProbe(LinearProbe):
 class MassMeanProbe(LinearProbe):
     """Difference of class means of the raw activations; no standardisation, nothing to tune."""
 
-    def weights(self, features: Features, positive: Bool[np.ndarray, "row"]) -> Weights:
+    def weights(self, features: Features, positive: Bool[np.ndarray, " row"]) -> Weights:
         rows = features.raw
         upper, lower = rows[positive].mean(0), rows[~positive].mean(0)
         theta = upper - lower
@@ -195,22 +212,16 @@ class MassMeanProbe(LinearProbe):
 class WhitenedMassMeanProbe(LinearProbe):
     """Difference of class means through the inverse of the shrunk within-class covariance.
 
-    Σ = (1 − a) S + a (tr S / d) I with S the covariance of the standardised rows about their class means and `a`
-    Ledoit and Wolf's; `shrinkage` gives another `a`.
-
-    Args:
-        shrinkage: between 0 (excluded) and 1, or None for Ledoit and Wolf's.
+    Σ = (1 − a) S + a (tr S / d) I, S the covariance of the standardised rows about their class means and `a`
+    the shrinkage of Ledoit and Wolf, which follows from the data.
     """
 
-    def __init__(self, shrinkage: float | None = None) -> None:
-        self.shrinkage = shrinkage
-
-    def weights(self, features: Features, positive: Bool[np.ndarray, "row"]) -> Weights:
+    def weights(self, features: Features, positive: Bool[np.ndarray, " row"]) -> Weights:
         rows, d = features.reduced, features.raw.shape[1]
         upper, lower = rows[positive].mean(0), rows[~positive].mean(0)
         centred = np.where(positive[:, None], rows - upper, rows - lower)
         scatter = centred.T @ centred / len(rows)
-        shrinkage = _ledoit_wolf(centred, scatter, d) if self.shrinkage is None else self.shrinkage
+        shrinkage = _ledoit_wolf(centred, scatter, d)
         distance = float((upper - lower) @ (upper - lower))
         ridge = max(shrinkage * float(np.trace(scatter)) / d, MIN_VARIANCE * distance, 1e-300)
         covariance = (1 - shrinkage) * scatter + ridge * np.eye(len(scatter))
@@ -227,21 +238,20 @@ KINDS: dict[str, type[LinearProbe]] = {
 
 
 def make_probes(kinds: str | Iterable[str], *, penalty: float) -> dict[str, LinearProbe]:
-    """Kind -> estimator, in the order asked for. Raises `DataError` for an unknown kind, naming the nearest."""
+    """Kind -> estimator, in the order asked for. An unknown kind is a `DataError` that names the nearest."""
     names = [kinds] if isinstance(kinds, str) else list(kinds)
-    if not names:
-        raise DataError(f"No kind of probe was asked for: choose from {', '.join(KINDS)}.")
-    for name in names:
-        if name not in KINDS:
-            known = ", ".join(KINDS)
-            raise DataError(f"There is no probe of kind {name!r}; kinds are {known}.{did_you_mean(name, KINDS)}")
+    unknown = [name for name in names if name not in KINDS]
+    if unknown or not names:
+        asked = f"There is no probe of kind {unknown[0]!r}" if unknown else "No kind of probe was asked for"
+        hint = did_you_mean(unknown[0], KINDS) if unknown else ""
+        raise DataError(f"{asked}; the kinds are {', '.join(KINDS)}.{hint}")
     return {name: LogisticProbe(C=penalty) if name == "logistic" else KINDS[name]() for name in names}
 
 
 def cross_fit(
     x: Float64[np.ndarray, "row d"],
     targets: Bool[np.ndarray, "target row"],
-    fold: Int64[np.ndarray, "row"],
+    fold: Int64[np.ndarray, " row"],
     probes: dict[str, LinearProbe],
     between: Callable[[], None] = lambda: None,
 ) -> dict[str, tuple[Float64[np.ndarray, "target row"], Weights]]:
@@ -278,7 +288,7 @@ def _ledoit_wolf(
     return 1.0 if distance <= 0 else min(1.0, max(0.0, spread / n / distance))
 
 
-def _log_prior(positive: Bool[np.ndarray, "row"]) -> float:
+def _log_prior(positive: Bool[np.ndarray, " row"]) -> float:
     return float(np.log(positive.sum() / (~positive).sum()))
 
 

@@ -1,22 +1,20 @@
-"""How good a probe is: rows and folds, out-of-fold scores with their interval, and the shuffled-label control.
+"""How good a probe is: its rows and folds, its out-of-fold scores with an interval, and the control.
 
 Every row is scored once, by a probe that was fitted without its fold. From these scores:
 
-    AUC             P(score of a positive row > score of a negative row), ties count one half, over pairs of rows
-                    *of the same fold*: scores of different fits are not on one scale, and comparing them
+    AUC             P(score of a positive row > score of a negative row), ties count one half, over pairs of
+                    rows *of the same fold*: scores of different fits are not on one scale, and comparing them
                     across folds biases the AUC downwards on small data (Parker, Günter and Bedo 2007)
     accuracy        share of rows with the right sign, the threshold being the probe's own
     log-loss        −mean log p(label), in nats; ln 2 = 0.693 is a coin
     interval        95 % percentile bootstrap of the AUC over groups (over rows without groups), of the given
                     out-of-fold scores; how much another training set would change the probe is not in it
-    control         the same folds and the same procedure with permuted labels
-    selectivity     accuracy − control accuracy. After Hewitt and Liang 2019 (arXiv:1909.03368); their control task
-                    gives every *word type* a random label, ours permutes the labels of the rows
-    nested AUC      for each fold, the cell that is best on the other folds, scored on this one: what picking the
-                    best of many layers is worth on rows that had no say in the picking
-
-Permuted labels: within each fold, so that every fold keeps its share of positives, over whole groups where each
-group has one label, else over rows.
+    control         the same folds and procedure with labels permuted within each fold (which keeps its share
+                    of positives): over whole groups if each group has one label, else over rows
+    selectivity     accuracy − control accuracy. After Hewitt and Liang 2019 (arXiv:1909.03368); their control
+                    task gives every *word type* a random label, ours permutes the labels of the rows
+    nested AUC      for each fold, the cell that is best on the other folds, scored on this one: what picking
+                    the best of many cells is worth on rows that had no say in the picking
 """
 
 from __future__ import annotations
@@ -32,8 +30,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from workbench.activations import Activations
 from workbench.errors import DataError
 
-CHUNK = 2_000_000
-"""Bootstrap weights held at once."""
+CHUNK = 2_000_000  # bootstrap weights held at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,31 +46,28 @@ class Rows:
     """
 
     index: Int64[np.ndarray, "cell row"]
-    positive: Bool[np.ndarray, "row"]
-    groups: Int64[np.ndarray, "row"] | None
+    positive: Bool[np.ndarray, " row"]
+    groups: Int64[np.ndarray, " row"] | None
     classes: tuple[Any, Any]
     positions: np.ndarray | None = None
 
 
 def arrange(acts: Activations, labels: Any, groups: Any = None, positive: Any = None) -> Rows:
-    """Match labels and groups to the rows of `acts`; see `probes.sweep` for what may be given.
-
-    Raises:
-        DataError: numbers that do not match, missing values, not two classes, an unknown positive class.
-    """
+    """Match labels and groups to the rows of `acts`; what may be given is in `probes.sweep`."""
     given = _values(labels, "labels")
     per_prompt = np.bincount(acts.prompt, minlength=acts.n_prompts)
     if len(given) not in (acts.n_prompts, len(acts)):
-        rows = f" ({len(acts)} rows)" if len(acts) != acts.n_prompts else ""
-        raise DataError(f"{len(given)} labels were given for {acts.n_prompts} prompts{rows}: give one for each.")
+        raise DataError(
+            f"{len(given)} labels for {acts.n_prompts} prompts ({len(acts)} rows): give one for each."
+        )
     classes = _two_classes(given, positive)
     up = np.array([value == classes[1] for value in given])
     index, positions, codes = np.arange(len(acts))[None], None, None
     if len(given) == acts.n_prompts:
         if per_prompt.min() != per_prompt.max():
             raise DataError(
-                f"Prompts have between {per_prompt.min()} and {per_prompt.max()} positions here: give one label per "
-                "row, for instance `np.array(labels)[acts.prompt]`, or collect equally many positions."
+                f"Prompts have between {per_prompt.min()} and {per_prompt.max()} positions here: give one "
+                "label per row, such as `np.array(labels)[acts.prompt]`, or collect equally many positions."
             )
         index = np.argsort(acts.prompt, kind="stable").reshape(acts.n_prompts, -1).T
         absolute = acts.position[index]
@@ -87,7 +81,7 @@ def arrange(acts: Activations, labels: Any, groups: Any = None, positive: Any = 
         if len(names) == acts.n_prompts < len(given):
             names = [names[i] for i in acts.prompt]
         if len(names) != len(given):
-            raise DataError(f"{len(names)} groups were given for {len(given)} labels: give one for each.")
+            raise DataError(f"{len(names)} groups for {len(given)} labels: give one for each.")
         codes = np.unique([str(name) for name in names], return_inverse=True)[1]
     return Rows(index, up, codes, classes, positions)
 
@@ -98,7 +92,7 @@ def _values(given: Any, what: str) -> list[Any]:
         raise DataError(f"The {what} must be a flat list with one value per prompt or row.")
     missing = [i for i, v in enumerate(values) if v is None or v != v]
     if missing:
-        raise DataError(f"{len(missing)} of {len(values)} {what} are missing (None or NaN), the first at {missing[0]}.")
+        raise DataError(f"{len(missing)} of {len(values)} {what} are None or NaN, the first at {missing[0]}.")
     return values
 
 
@@ -109,10 +103,8 @@ def _two_classes(labels: list[Any], positive: Any) -> tuple[Any, Any]:
         found = sorted(set(labels), key=str)
     shown = ", ".join(repr(c) for c in found[:8]) + (", …" if len(found) > 8 else "")
     if len(found) != 2:
-        raise DataError(
-            f"Two classes expected, found {len(found)} among {len(labels)} labels: {shown}. "
-            + ("Leave the other rows out (more classes: a later version)." if len(found) > 2 else "")
-        )
+        more = " Leave the other rows out (more classes: a later version)." if len(found) > 2 else ""
+        raise DataError(f"Two classes expected, found {len(found)} in {len(labels)} labels: {shown}.{more}")
     if positive is None:
         return found[0], found[1]
     chosen = [c for c in found if c == positive or str(c) == str(positive)]
@@ -122,13 +114,13 @@ def _two_classes(labels: list[Any], positive: Any) -> tuple[Any, Any]:
 
 
 def assign_folds(
-    positive: Bool[np.ndarray, "row"], groups: Int64[np.ndarray, "row"] | None, *, n: int, seed: int
-) -> Int64[np.ndarray, "row"]:
+    positive: Bool[np.ndarray, " row"], groups: Int64[np.ndarray, " row"] | None, *, n: int, seed: int
+) -> Int64[np.ndarray, " row"]:
     """The fold in which each row is held out, 0 to n − 1: stratified by label, no group in two folds.
 
     Raises:
-        DataError: a class has fewer rows (or occurs in fewer groups) than there are folds, or some training set
-            would hold one class only.
+        DataError: a class has fewer rows (or occurs in fewer groups) than there are folds, or some training
+            set would hold one class only.
     """
     if n < 2:
         raise DataError(f"Cross-validation needs at least 2 folds, not {n}.")
@@ -151,14 +143,14 @@ def assign_folds(
     for index in range(n):
         kept = positive[fold != index]
         if kept.all() or not kept.any():
-            raise DataError(f"Without fold {index} only one class is left: the groups are too uneven for {n} folds.")
+            raise DataError(f"Without fold {index} one class is left: groups are too uneven for {n} folds.")
     return fold
 
 
 def permute_labels(
-    positive: Bool[np.ndarray, "row"],
-    fold: Int64[np.ndarray, "row"],
-    groups: Int64[np.ndarray, "row"] | None,
+    positive: Bool[np.ndarray, " row"],
+    fold: Int64[np.ndarray, " row"],
+    groups: Int64[np.ndarray, " row"] | None,
     *,
     n: int,
     seed: int,
@@ -166,8 +158,10 @@ def permute_labels(
     """`n` permutations of the labels within folds, and what was permuted: `"groups"` or `"rows"`."""
     random = np.random.default_rng(seed)
     units, level = np.arange(len(positive)), "rows"
-    if groups is not None and _one_label_each(positive, groups):
-        units, level = groups, "groups"
+    if groups is not None:
+        share = np.bincount(groups, weights=positive) / np.bincount(groups)
+        if np.isin(share, (0.0, 1.0)).all():
+            units, level = groups, "groups"
     _, first, unit = np.unique(units, return_index=True, return_inverse=True)
     label, home = positive[first], fold[first]
     permuted = np.empty((n, len(positive)), dtype=bool)
@@ -180,25 +174,16 @@ def permute_labels(
     return permuted, level
 
 
-def _one_label_each(positive: np.ndarray, groups: np.ndarray) -> bool:
-    share = np.bincount(groups, weights=positive) / np.bincount(groups)
-    return bool(np.isin(share, (0.0, 1.0)).all())
-
-
 def pairs_won(
-    scores: Float64[np.ndarray, "row"],
-    positive: Bool[np.ndarray, "row"],
-    fold: Int64[np.ndarray, "row"],
+    scores: Float64[np.ndarray, " row"],
+    positive: Bool[np.ndarray, " row"],
+    fold: Int64[np.ndarray, " row"],
     weights: np.ndarray | None = None,
 ) -> tuple[Float64[np.ndarray, "draw fold"], Float64[np.ndarray, "draw fold"]]:
-    """Per fold, how many (positive, negative) pairs are in the right order, and how many pairs there are.
+    """Per fold, how many (positive, negative) pairs are in the right order, and how many there are.
 
-    Args:
-        scores: out-of-fold scores.
-        positive, fold: label and fold of each row.
-        weights: [draw, row] how often each row counts, for a bootstrap; one draw of every row once by default.
-
-    Cost is O(row log row + draw · row): sorting, then sums of weights below each score.
+    `weights` [draw, row] says how often each row counts, for a bootstrap (one draw of every row once by
+    default). Cost is O(row log row + draw · row): sorting, then sums of weights below each score.
     """
     weights = np.ones((1, len(scores))) if weights is None else weights
     n_folds = int(fold.max()) + 1
@@ -217,7 +202,7 @@ def pairs_won(
 
 
 def auc(
-    scores: Float64[np.ndarray, "row"], positive: Bool[np.ndarray, "row"], fold: Int64[np.ndarray, "row"]
+    scores: Float64[np.ndarray, " row"], positive: Bool[np.ndarray, " row"], fold: Int64[np.ndarray, " row"]
 ) -> float:
     """Area under the ROC curve over pairs of the same fold (the folds' own AUCs weighted by their pairs).
 
@@ -229,35 +214,26 @@ def auc(
     return float(won.sum() / total.sum())
 
 
-def accuracy(scores: Float64[np.ndarray, "row"], positive: Bool[np.ndarray, "row"]) -> float:
+def accuracy(scores: Float64[np.ndarray, " row"], positive: Bool[np.ndarray, " row"]) -> float:
     """Share of rows whose score has the right sign (0 counts as negative)."""
     return float(np.mean((scores > 0) == positive))
 
 
-def log_loss(scores: Float64[np.ndarray, "row"], positive: Bool[np.ndarray, "row"]) -> float:
+def log_loss(scores: Float64[np.ndarray, " row"], positive: Bool[np.ndarray, " row"]) -> float:
     """−mean log p(label) in nats, with p = σ(score)."""
     return float(np.mean(np.logaddexp(0, np.where(positive, -scores, scores))))
 
 
 class Bootstrap:
-    """Draws of groups (or rows) with replacement, the same for every cell so that cells can be compared.
+    """`n` draws of groups (of rows without groups) with replacement, the same for every cell."""
 
-    Args:
-        groups: group of each row, or None to draw rows.
-        n_rows: number of rows.
-        n: number of draws.
-        seed: for drawing.
-    """
-
-    def __init__(self, groups: Int64[np.ndarray, "row"] | None, n_rows: int, *, n: int, seed: int) -> None:
+    def __init__(self, groups: Int64[np.ndarray, " row"] | None, n_rows: int, *, n: int, seed: int) -> None:
         self.unit = np.arange(n_rows) if groups is None else groups
         n_units = int(self.unit.max()) + 1
         random = np.random.default_rng(seed)
         self.counts = random.multinomial(n_units, np.full(n_units, 1 / n_units), size=n).astype(np.uint16)
 
-    def auc_interval(
-        self, scores: Float64[np.ndarray, "row"], positive: Bool[np.ndarray, "row"], fold: Int64[np.ndarray, "row"]
-    ) -> tuple[float, float]:
+    def auc_interval(self, scores: np.ndarray, positive: np.ndarray, fold: np.ndarray) -> tuple[float, float]:
         """95 % percentile interval of the AUC; draws without a single pair are left out."""
         draws: list[np.ndarray] = []
         step = max(1, CHUNK // len(scores))
@@ -270,19 +246,46 @@ class Bootstrap:
         return float(low), float(high)
 
 
+def score_cell(
+    out: Float64[np.ndarray, "target row"],
+    targets: Bool[np.ndarray, "target row"],
+    fold: Int64[np.ndarray, " row"],
+    bootstrap: Bootstrap,
+) -> dict[str, Any]:
+    """Every score of one cell; `targets[0]` holds the true labels, the others (if any) are permuted."""
+    low, high = bootstrap.auc_interval(out[0], targets[0], fold)
+    right = accuracy(out[0], targets[0])
+    found = {
+        "auc": auc(out[0], targets[0], fold),
+        "auc_low": low,
+        "auc_high": high,
+        "accuracy": right,
+        "log_loss": log_loss(out[0], targets[0]),
+    }
+    if len(targets) == 1:
+        return found
+    control = list(zip(out[1:], targets[1:], strict=True))
+    aucs = [auc(scores, target, fold) for scores, target in control]
+    chance = float(np.mean([accuracy(scores, target) for scores, target in control]))
+    return found | {
+        "control_auc": float(np.mean(aucs)),
+        "control_auc_high": max(aucs),
+        "control_accuracy": chance,
+        "selectivity": right - chance,
+        "control_aucs": aucs,
+    }
+
+
 def nested_auc(
-    scores: Sequence[Float64[np.ndarray, "row"]],
-    positive: Bool[np.ndarray, "row"],
-    fold: Int64[np.ndarray, "row"],
+    scores: Sequence[Float64[np.ndarray, " row"]],
+    positive: Bool[np.ndarray, " row"],
+    fold: Int64[np.ndarray, " row"],
 ) -> float:
-    """AUC at the cell chosen without the fold it is scored on.
+    """AUC at the cell chosen without the fold it is scored on, from the scores of every cell.
 
-    For each fold, the cell with the highest AUC over the *other* folds is taken and its pairs in this fold are
-    counted. The choice does not use this fold's scores, but the probes that scored the other folds were fitted
-    with this fold's rows among others: a full inner cross-validation would be stricter and n times as dear.
-
-    Args:
-        scores: out-of-fold scores of every cell that could be chosen.
+    For each fold, the cell with the highest AUC over the *other* folds is taken and its pairs in this fold
+    are counted. The choice does not see this fold's scores, but the probes that scored the other folds were
+    fitted with this fold's rows among others: an inner cross-validation would be stricter and dearer.
     """
     counted = [pairs_won(cell, positive, fold) for cell in scores]
     won = np.stack([w[0] for w, _ in counted])

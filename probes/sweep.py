@@ -1,14 +1,14 @@
-"""A probe at every site: is a two-class property linearly readable there, more than shuffled labels are?
+"""A probe at every site: is a property linearly readable, more than shuffled labels are?
 
-1. Labels become positive and negative; rows get folds (`probes.scores.assign_folds`), groups staying together.
-2. Per site and fold the training rows are prepared once (`probes.estimators.Features`) and every kind of probe is
-   fitted to the true labels and to `n_control` permutations of them. Each row gets its score from the one fit that
-   did not see its fold. Means, scales and covariances come from the training rows alone.
+1. Labels become positive and negative; rows get folds (`probes.scores`), groups staying together.
+2. Per site and fold the training rows are prepared once (`probes.estimators.Features`), and every kind of
+   probe is fitted to the true labels and to permutations of them. Each row is scored by the one fit that did
+   not see its fold. Means, scales and covariances come from the training rows alone.
 3. Per cell (site, position, kind): AUC with its interval, accuracy, log-loss, control, selectivity.
 4. Each kind is fitted once more to all rows: the weight that becomes a `Direction`.
 
-The best of many cells looks better than it is. `summary["best"]` therefore gives, beside its AUC, the nested AUC and
-what the same choice gives on permuted labels (`control_best_auc`). Definitions: `probes.scores`.
+The best of many cells looks better than it is. So `summary["best"]` gives, beside its AUC, the nested AUC and
+`control_best_auc`, the AUC of the best cell on permuted labels. Definitions: `probes.scores`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
 from probes import scores as measure
-from probes.estimators import Weights, cross_fit, make_probes
+from probes.estimators import Weights, as_matrix, cross_fit, make_probes
 from workbench.activations import Activations
 from workbench.directions import Direction
 from workbench.errors import DataError, did_you_mean
@@ -33,9 +33,6 @@ from workbench.progress import Progress, Silent
 from workbench.provenance import provenance
 from workbench.results import Result, array
 from workbench.sites.names import expand
-
-ROUNDING = 1e-5
-"""A site whose rows differ by less than this share of their size is constant: what differs is rounding."""
 
 MEANING = {
     "auc": ("AUC, out of fold", ""),
@@ -47,6 +44,7 @@ MEANING = {
     "control_auc_high": ("AUC on permuted labels, highest", ""),
     "control_accuracy": ("accuracy on permuted labels, mean", ""),
     "selectivity": ("accuracy minus accuracy on permuted labels", ""),
+    "weight": ("weight of the probe fitted to all rows", "log-odds / activation"),
     "bias": ("intercept of the probe fitted to all rows", "log-odds"),
     "scale": ("standard deviation of the activations along the weight", "activation"),
     "converged": ("all fits converged", ""),
@@ -73,16 +71,14 @@ def sweep(
 
     Args:
         acts: activations, usually of one position per prompt (`positions=-1`).
-        labels: one per prompt or one per row; booleans, numbers or texts of exactly two classes. One per prompt
-            with several positions each: every position is its own cell (dimension `position`; prompts must have
-            equally many). One per row: all rows go into one cell, and rows of a prompt stay in one fold.
-        kinds: `logistic`, `mass_mean`, `mass_mean_whitened` (see `probes.estimators`). Only the mass-mean probe
-            is fitted to raw activations; the others standardise.
-        controls: also fit permuted labels. Without it the control variables are NaN, and a score says little.
-        groups: one per prompt or per row: rows that must not be split between training and test (the country a
-            statement is about).
-        sites: names or globs; all sites of `acts` by default. They must be of one width; `hook_z` and its like
-            are flattened to [row, head · d_head].
+        labels: booleans, numbers or texts of two classes. One per prompt: where prompts have several positions,
+            each is its own cell (dimension `position`, absolute if that is the same in every prompt, else
+            counted from 0). One per row: all rows make one cell, and those of a prompt stay in one fold.
+        kinds: `logistic`, `mass_mean`, `mass_mean_whitened` (see `probes.estimators`; all but the plain
+            mass-mean probe standardise).
+        controls: also fit permuted labels. Without that there are no control variables, and a score says little.
+        groups: one per prompt or per row; a group (a country) is never in both training and test rows.
+        sites: names or globs; by default all of `acts`. Of one width; `hook_z` and its like are flattened.
         positive: the positive class; by default the one that sorts last (`True`, 1, "true", "positive").
         folds: of the cross-validation, stratified by label.
         penalty: scikit-learn's `C` of the logistic probe, the *inverse* strength of its L2 penalty.
@@ -92,10 +88,9 @@ def sweep(
         progress: stage "probe", one item per cell.
 
     Returns:
-        A `ProbeSweep` (a `Result` of kind `probe_sweep`) with dims (layer, probe), or (layer, position, probe);
-        `layer` is `site` where the sites are not one per block. Variables: `auc`, `auc_low`, `auc_high`,
-        `accuracy`, `log_loss`, `control_auc`, `control_auc_high`, `control_accuracy`, `selectivity`, `bias`,
-        `scale`, `converged`, and `weight` [..., d_model] over raw activations.
+        A `ProbeSweep` (`Result` of kind `probe_sweep`) with dims (layer, probe) or (layer, position, probe);
+        `layer` is `site` where the sites are not one per block. Variables: those in `MEANING`; `weight`
+        [..., d_model] is over raw activations. A site that is constant is in `attrs["constant_sites"]`.
 
     Raises:
         DataError: labels or groups that do not match, not two classes, too few rows for the folds, NaN, an
@@ -111,9 +106,8 @@ def sweep(
     progress = progress or Silent()
     started = time.perf_counter()
     if not (penalty > 0 and n_bootstrap >= 1 and n_control >= 1):
-        raise DataError(
-            f"penalty must be positive, n_bootstrap and n_control at least 1, not {penalty}, {n_bootstrap}, {n_control}."
-        )
+        given = f"{penalty}, {n_bootstrap} and {n_control}"
+        raise DataError(f"penalty must be above 0, n_bootstrap and n_control at least 1, but are {given}.")
     probes = make_probes(kinds, penalty=penalty)
     rows = measure.arrange(acts, labels, groups, positive)
     names = _names(acts, sites)
@@ -128,10 +122,11 @@ def sweep(
     constant: list[str] = []
     for name in names:
         for index in rows.index:
-            x, is_constant = _matrix(acts, name, index)
+            x, is_constant = as_matrix(acts.rows(name), index, name)
             constant += [name] if is_constant and name not in constant else []
             for out, found in cross_fit(x, targets, fold, probes, lambda: progress.advance(0)).values():
-                cells.append(_score(out, targets, fold, bootstrap) | _final(x, found) | {"scores": out[0]})
+                scored = measure.score_cell(out, targets, fold, bootstrap)
+                cells.append({**scored, **_final(x, found), "scores": out[0]})
                 progress.advance()
 
     share = float(rows.positive.mean())
@@ -180,40 +175,6 @@ def _block_of(site: str) -> tuple[int | None, str]:
     return (int(pieces[1]), pieces[2]) if inside else (None, site)
 
 
-def _matrix(acts: Activations, site: str, index: Int64[np.ndarray, "row"]) -> tuple[np.ndarray, bool]:
-    """[row, d] in float64, and whether the site is constant there (then all zero)."""
-    x = acts.rows(site).flatten(1)[torch.from_numpy(index)].double().numpy()
-    bad = ~np.isfinite(x).all(1)
-    if bad.any():
-        first = int(np.flatnonzero(bad)[0])
-        raise DataError(
-            f"{int(bad.sum())} of {len(x)} rows at {site!r} hold NaN or infinite values, the first at prompt "
-            f"{acts.prompt[index[first]]}: leave them out, or collect them again."
-        )
-    constant = bool(np.linalg.norm(x - x.mean(0)) <= ROUNDING * np.linalg.norm(x))
-    return (np.zeros_like(x) if constant else x), constant
-
-
-def _score(out: np.ndarray, targets: np.ndarray, fold: np.ndarray, bootstrap: measure.Bootstrap) -> dict[str, Any]:
-    truth, control = targets[0], list(zip(out[1:], targets[1:], strict=True))
-    low, high = bootstrap.auc_interval(out[0], truth, fold)
-    aucs = [measure.auc(scores, target, fold) for scores, target in control] or [np.nan]
-    accuracies = [measure.accuracy(scores, target) for scores, target in control] or [np.nan]
-    accuracy = measure.accuracy(out[0], truth)
-    return {
-        "auc": measure.auc(out[0], truth, fold),
-        "auc_low": low,
-        "auc_high": high,
-        "accuracy": accuracy,
-        "log_loss": measure.log_loss(out[0], truth),
-        "control_auc": float(np.mean(aucs)),
-        "control_auc_high": max(aucs),
-        "control_accuracy": float(np.mean(accuracies)),
-        "selectivity": accuracy - float(np.mean(accuracies)),
-        "control_aucs": aucs,
-    }
-
-
 def _final(x: Float64[np.ndarray, "row d"], found: Weights) -> dict[str, Any]:
     norm = float(np.linalg.norm(found.coef))
     scale = float((x @ found.coef).std() / norm) if norm > 0 else 0.0
@@ -222,7 +183,11 @@ def _final(x: Float64[np.ndarray, "row d"], found: Weights) -> dict[str, Any]:
 
 
 def _dataset(
-    cells: list[dict[str, Any]], names: list[str], kinds: list[str], rows: measure.Rows, settings: dict[str, Any]
+    cells: list[dict[str, Any]],
+    names: list[str],
+    kinds: list[str],
+    rows: measure.Rows,
+    settings: dict[str, Any],
 ) -> xr.Dataset:
     blocks = [_block_of(name) for name in names]
     per_block = len({part for _, part in blocks}) == 1 and None not in {layer for layer, _ in blocks}
@@ -234,31 +199,31 @@ def _dataset(
     if rows.positions is not None:
         dims, shape = (first, "position", "probe"), [len(names), len(rows.index), len(kinds)]
         coords["position"] = rows.positions
-    variables = {
-        key: array(dims, np.reshape([c[key] for c in cells], shape), long_name=text, units=units)
-        for key, (text, units) in MEANING.items()
-    }
-    weight = np.stack([c["weight"] for c in cells]).reshape(*shape, -1)
-    variables["weight"] = array(
-        (*dims, "d_model"), weight, long_name="weight of the probe fitted to all rows", units="log-odds / activation"
-    )
+    variables = {}
+    for key, (text, units) in MEANING.items():
+        if key not in cells[0]:
+            continue  # no controls were asked for
+        values = np.stack([c[key] for c in cells])
+        tail = ("d_model",) if values.ndim > 1 else ()
+        variables[key] = array(
+            (*dims, *tail), values.reshape(*shape, *values.shape[1:]), long_name=text, units=units
+        )
     return xr.Dataset(variables, coords, attrs=settings)
 
 
 def _summary(
     data: xr.Dataset, cells: list[dict[str, Any]], positive: np.ndarray, fold: np.ndarray
 ) -> dict[str, Any]:
-    def number(value: Any) -> float | None:
-        return None if np.isnan(value) else round(float(value), 4)
-
     values = data["auc"].values
     place = np.unravel_index(int(np.argmax(values)), values.shape)
     chosen = data.isel(dict(zip(data["auc"].dims, place, strict=True)))
     best = {str(name): chosen[name].item() for name in (*data["auc"].dims, "site")}
     keys = ("auc", "auc_low", "auc_high", "control_auc", "control_auc_high", "accuracy", "selectivity")
-    best |= {key: number(chosen[key]) for key in keys}
-    best["nested_auc"] = number(measure.nested_auc([c["scores"] for c in cells], positive, fold))
-    best["control_best_auc"] = number(np.max([c["control_aucs"] for c in cells], axis=0).mean())
+    best |= {key: round(float(chosen[key]), 4) for key in keys if key in chosen}
+    best["nested_auc"] = round(measure.nested_auc([c["scores"] for c in cells], positive, fold), 4)
+    if "control_auc" in data:
+        highest = np.max([c["control_aucs"] for c in cells], axis=0)
+        best["control_best_auc"] = round(float(highest.mean()), 4)
     said = ("n", "n_positive", "positive", "majority_accuracy", "control")
     return {"best": best, "n_cells": len(cells), **{key: data.attrs[key] for key in said}}
 
@@ -316,7 +281,7 @@ class ProbeSweep(Result):
             cell = _pick(cell, "position", position)
         where = cell["site"].item()
         if float(cell["scale"]) == 0:
-            raise DataError(f"Nothing varies with the label at {where!r}, so the probe there has no direction.")
+            raise DataError(f"Nothing varies with the label at {where!r}: the probe there has no direction.")
         found = ("positive", "negative", "folds", "penalty", "n", "grouped", "control")
         settings = {"kind": kind, "position": position, "auc": round(float(cell["auc"]), 4)}
         return Direction.from_vector(
@@ -332,7 +297,7 @@ class ProbeSweep(Result):
 
 
 def _pick(data: xr.Dataset, name: str, value: Any) -> xr.Dataset:
-    """The part of the data where a coordinate has a value; an unknown one is an error that lists the others."""
+    """The data where a coordinate has a value; an unknown value is an error that lists the others."""
     known = data[name].values.tolist() if name in data.coords else []
     if value not in known:
         shown = ", ".join(str(k) for k in known[:40]) or "none: give a site"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from workbench import datasets
 from workbench.datasets import Pair, PromptSet, Statement, Text, load, paths
-from workbench.datasets.build.__main__ import main as build
+from workbench.datasets.builders.__main__ import main as build
 from workbench.datasets.files import read_rows
 from workbench.datasets.paths import prompts_folder
 from workbench.errors import DataError

@@ -98,6 +98,14 @@ with publish_folder(target, replace=True) as folder:
     assert names(tmp_path) == ["run"] and names(target) == ["old"]
 
 
+def test_an_old_folder_that_was_replaced_before_the_kill_does_not_come_back(tmp_path):
+    (tmp_path / ".run.tmp-0" / "replaced").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    with scratch_folder(tmp_path / "run"):
+        pass
+    assert names(tmp_path) == ["run"] and names(tmp_path / "run") == []
+
+
 def test_a_living_process_keeps_its_scratch_folder_and_the_first_to_finish_wins(tmp_path):
     target = tmp_path / "run"
     script = """

@@ -77,8 +77,8 @@ class Direction:
         norm = float(self.vector.double().norm())
         if abs(norm - 1) > 1e-4:
             raise DataError(
-                f"The vector of a Direction has norm 1, this one has {norm:.6g}: use Direction.from_vector, which "
-                "normalises it and keeps the norm as its scale."
+                f"The vector of a Direction has norm 1, this one has {norm:.6g}: use Direction.from_vector, "
+                "which normalises it and keeps the norm as its scale."
             )
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise DataError(f"The scale of a direction is a positive number, not {self.scale}.")
@@ -178,7 +178,8 @@ class Direction:
         """
         if other.width != self.width:
             raise DataError(
-                f"Directions of width {self.width} at {self.site!r} and {other.width} at {other.site!r} have no angle."
+                f"There is no angle between a direction of width {self.width} ({self.site}) and one of width "
+                f"{other.width} ({other.site}): compare directions of one model."
             )
         product = float(self.vector.double() @ other.vector.double())
         return max(-1.0, min(1.0, product))
@@ -202,18 +203,18 @@ class Direction:
         try:
             found = model.resolve(self.site)
         except SiteError as error:
-            raise DataError(f"{what} belongs to site {self.site!r}, which {model.name} lacks. {error}") from error
+            raise DataError(f"{what} is for {self.site!r}, which {model.name} lacks. {error}") from error
         width = _width(model, found[0])
         if width != self.width:
             raise DataError(
-                f"{what} has width {self.width}, but {self.site!r} of {model.name} has {width}: it was made on "
-                "another model."
+                f"{what} has width {self.width}, but {self.site!r} of {model.name} has {width}: it was made "
+                "on another model."
             )
         if self.model_fingerprint not in ("", model.fingerprint) and not force:
             raise DataError(
                 f"{what} was made on a model with fingerprint {self.model_fingerprint}, {model.name} has "
-                f"{model.fingerprint}: other weights give the site another meaning. Use force=True (--force) if "
-                "that is what you want."
+                f"{model.fingerprint}: other weights give the site another meaning. Use force=True if that is "
+                "what you want."
             )
 
     def save(self, path: str | Path) -> Path:
@@ -242,18 +243,20 @@ class Direction:
         except FileNotFoundError:
             raise DataError(f"There is no direction file {str(path)!r}.") from None
         except KeyError as error:
-            raise DataError(f"{str(path)!r} is a safetensors file, but holds no direction ({error}).") from error
+            raise DataError(
+                f"{str(path)!r} is safetensors, but not a direction ({error} is missing)."
+            ) from error
         except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
-            raise DataError(f"The direction in {str(path)!r} is damaged and cannot be read: {error}") from error
+            raise DataError(f"The direction in {str(path)!r} is damaged: {error}") from error
         if schema > SCHEMA:
             raise DataError(
-                f"{str(path)!r} was written by a newer version (schema {schema}, this one reads {SCHEMA}): upgrade "
-                "latent-workbench."
+                f"{str(path)!r} was written by a newer version (schema {schema}, this one reads {SCHEMA}): "
+                "upgrade latent-workbench."
             )
         try:
             return cls(vector=vector, **header)
         except TypeError as error:
-            raise DataError(f"The direction in {str(path)!r} is damaged and cannot be read: {error}") from error
+            raise DataError(f"The direction in {str(path)!r} is damaged: {error}") from error
 
     def _header(self) -> str:
         fields = ("scale", "site", "name", "source", "model_fingerprint", "settings", "provenance")
@@ -272,7 +275,7 @@ def _checked(vector: Tensor, site: str, dtype: torch.dtype = torch.float32) -> T
     if bad:
         raise DataError(f"{bad} of {copy.numel()} components of the vector at {site!r} are NaN or infinite.")
     if not bool(copy.any()):
-        raise DataError(f"The vector at {site!r} is zero, so it has no direction: the classes do not differ there.")
+        raise DataError(f"The vector at {site!r} is zero, so it has no direction.")
     return copy
 
 
@@ -284,7 +287,7 @@ def _width(model: LanguageModel, site: Site) -> int:
         case "d_vocab":
             return model.vocab_size
         case "key":
-            raise DataError(f"{site.name!r} holds attention over positions, not a vector: no direction fits there.")
+            raise DataError(f"{site.name!r} holds attention over positions: no direction fits there.")
         case "d_mlp":  # the weight of an MLP's linear map is d_model by d_mlp, either way round
             return model.module(site.module).weight.numel() // model.d_model
         case _:

@@ -223,7 +223,7 @@ def _dispose(scratch: Path, beside: Path) -> None:
     if replaced.exists() and not beside.exists():
         with suppress(OSError):  # otherwise it stays where it is, for the next one to put back
             replaced.rename(beside)
-    if not replaced.exists():
+    if beside.exists() or not replaced.exists():
         shutil.rmtree(scratch, ignore_errors=True)
 
 

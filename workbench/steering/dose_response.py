@@ -78,7 +78,7 @@ def dose_response(
     doses = _doses(strengths)
     function = metric.resolve(model)
     tokens = batch(model, listed)
-    random = [direction.random(seed=seed + i) for i in range(n_random)]
+    random = [Direction.random(direction, seed=seed + i) for i in range(n_random)]
     progress.stage("dose–response", len(doses) * (1 + n_random))
     plain = _next_logits(model, tokens, direction, 0.0, where)
     scores = np.zeros((2, len(doses), len(listed)))

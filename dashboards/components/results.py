@@ -1,0 +1,101 @@
+"""What the pages of one analysis share: `?run=<id>` -> the form filled in and the figures drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import dash
+import dash_mantine_components as dmc
+from dash import Input, Output, State, ctx, html, no_update
+
+from dashboards import ids
+from dashboards.components import forms, job_panel, notify
+from dashboards.state import AppState
+from workbench.errors import RunError
+from workbench.runs import Run
+from workbench.specs import Spec
+
+N_RECENT = 5
+
+
+def headline(run: Run, sentence: str) -> dmc.Group:
+    """What came out in one sentence, and the way to the whole report."""
+    return dmc.Group(
+        [
+            dmc.Text(sentence, fw=500, flex=1, miw=280, className="headline"),
+            dmc.Anchor("Report, spec and code", href=f"/runs/{run.id}", size="sm", className="tap"),
+        ],
+        gap="md",
+        align="baseline",
+        className="result-head",
+    )
+
+
+def recent(state: AppState, kind: str, path: str) -> list[Any]:
+    """Runs of a kind to look at while nothing else is shown."""
+    found = [info for info in state.list_runs() if info.kind == kind and not info.problem]
+    if not found:
+        return [dmc.Text("No run yet. Results appear here.", c="dimmed", size="sm", mt="md")]
+    links = [
+        html.Li(
+            dmc.Anchor(
+                info.title or info.id, href=f"{path}{job_panel.address(info.id)}", size="sm", truncate="end"
+            )
+        )
+        for info in found[:N_RECENT]
+    ]
+    title = f"Recent runs ({len(links)} of {len(found)})"
+    return [html.Div([dmc.Title(title, order=2), html.Ul(links, className="plain-list")], className="recent")]
+
+
+def of_kind(run: Run, kind: str) -> Run:
+    """The run, if this page can show it. Raises `RunError` otherwise."""
+    if run.info.kind != kind:
+        raise RunError(
+            f"Run {run.id!r} is a {run.info.kind} run, not a {kind} run: open it under /runs/{run.id}."
+        )
+    return run
+
+
+def register(
+    app: dash.Dash,
+    state: AppState,
+    page: str,
+    kind: str,
+    path: str,
+    *,
+    form: list[Output],
+    form_values: Callable[[Spec], list[Any]],
+    show: Callable[[Run, str | None], list[Any]],
+) -> None:
+    """Callback: the address -> form and result.
+
+    The form is left alone when the run is the one it has just asked for: by then it may hold the next question.
+    """
+
+    @app.callback(
+        Output(ids.of(page, "result"), "children"),
+        *form,
+        Input(ids.LOCATION, "search"),
+        State(ids.LOCATION, "pathname"),
+        State(ids.SCHEME, "computedColorScheme"),
+        State(ids.FOLLOWING, "data"),
+    )
+    def show_run(search, pathname, scheme, following):
+        unchanged = [no_update] * len(form)
+        if pathname != path:
+            return no_update, *unchanged
+        run_id = job_panel.run_of(search)
+        if run_id is None:
+            waiting = state.job(((following or {}).get(page) or {}).get("job", ""))
+            values = form_values(waiting.spec) if waiting is not None and not waiting.over else unchanged
+            return recent(state, kind, path), *values
+        try:
+            run = of_kind(state.run(run_id), kind)
+            shown = show(run, scheme)
+        except RunError as error:
+            notify.show(notify.error(str(error), title="This run cannot be shown"))
+            return [forms.card(dmc.Text(str(error)), mt="md"), *recent(state, kind, path)], *unchanged
+        keep = ctx.triggered_id is not None and job_panel.own(following, page, run.id)
+        return shown, *(unchanged if keep else form_values(run.spec))

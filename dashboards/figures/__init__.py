@@ -1,0 +1,63 @@
+"""Pure figures: a result goes in, Plotly figures come out. No Dash, no torch, no computation beyond means.
+
+    figures(result)     every figure of a result by name, the main one first
+    figure(result)      the main one
+    describe(result)    the same figures in words, for screen readers
+
+| kind of result   | figures              |
+| ---------------- | -------------------- |
+| `logit_lens`     | `lens`, `layers`     |
+| `patching_sweep` | `effect`, `control`  |
+| `probe_sweep`    | `auc`, `accuracy`    |
+| `dose_response`  | `score`, `kl`        |
+
+Figures are made in the light scheme; `theme.use_scheme(figure, "dark")` swaps the template and nothing else.
+Category labels of a grid begin with the position, head or layer: `int(str(x).split()[0])` is the clicked one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import plotly.graph_objects as go
+
+from dashboards.figures import lens, patch, probe, steer
+from dashboards.figures.alt import control_statement, describe
+from workbench.errors import RunError, did_you_mean
+
+if TYPE_CHECKING:
+    from workbench.results import Result
+
+__all__ = ["KINDS", "control_statement", "describe", "figure", "figures"]
+
+_MAKERS: dict[str, Callable[[Result], dict[str, go.Figure]]] = {
+    "logit_lens": lens.figures,
+    "patching_sweep": patch.figures,
+    "probe_sweep": probe.figures,
+    "dose_response": steer.figures,
+}
+KINDS = tuple(_MAKERS)
+
+
+def figures(result: Result) -> dict[str, go.Figure]:
+    """Every figure of a result, by name, the main one first.
+
+    Raises:
+        RunError: there is no figure for results of this kind; the message lists the known kinds.
+
+    Example:
+        >>> list(figures(wb.lens.logit_lens(model, "The capital of France is")))
+        ['lens', 'layers']
+    """
+    if result.kind not in _MAKERS:
+        hint = did_you_mean(result.kind, KINDS)
+        raise RunError(
+            f"There is no figure for results of kind {result.kind!r}: known are {', '.join(KINDS)}.{hint}"
+        )
+    return _MAKERS[result.kind](result)
+
+
+def figure(result: Result) -> go.Figure:
+    """The main figure of a result. Raises `RunError` for an unknown kind."""
+    return next(iter(figures(result).values()))

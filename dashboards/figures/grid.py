@@ -1,0 +1,120 @@
+"""What heatmaps over layer × position (or head) share: labels, axes, marked cells, and limits on size.
+
+Token texts go into Plotly's pseudo-HTML, so each is escaped exactly once, here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from dashboards.figures.theme import OUTLINE
+
+TEXT_COLUMNS = 20
+"""Up to so many columns the cells carry text; with more it would not fit, and hover has it."""
+HOVER_CELLS = 8_000
+"""Up to so many cells the hover says everything; beyond, only what fits the budget of 2 MB per figure."""
+DRAWN_CELLS = 40_000
+"""Up to so many cells a figure draws; beyond, the last positions are drawn and the subtitle says so."""
+
+
+def visible(token: str) -> str:
+    """A token as it is drawn in a cell: a leading space as `·`, line breaks and tabs as escapes."""
+    text = token.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
+    stripped = text.lstrip(" ")
+    return "·" * (len(text) - len(stripped)) + stripped
+
+
+def shorten(text: str, limit: int) -> str:
+    """At most `limit` characters, the last one an ellipsis where something was cut."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def safe(text: str) -> str:
+    """Text for Plotly's pseudo-HTML."""
+    return escape(text, quote=False)
+
+
+def cell_text(tokens: np.ndarray) -> np.ndarray | None:
+    """Texts for the cells of [layer, column], shortened to the width of a cell; None if there are too many."""
+    n_columns = tokens.shape[1]
+    if n_columns > TEXT_COLUMNS:
+        return None
+    limit = max(4, min(14, 112 // max(n_columns, 1)))
+    flat = [safe(shorten(visible(str(token)), limit)) for token in tokens.ravel()]
+    return np.array(flat, dtype=object).reshape(tokens.shape)
+
+
+def token_label(position: int, token: str, other: str | None = None) -> str:
+    """Label of a column: `3 ' Mary'`, or `10 ' John'→' Mary'` where the other run has another token."""
+    label = f"{position} {shorten(repr(token), 14)}"
+    if other is not None and other != token:
+        label += f"→{shorten(repr(other), 14)}"
+    return safe(label)
+
+
+def layer_labels(layers: Iterable[int]) -> list[str]:
+    """Layers as categories, so that a subset of layers has rows of equal height."""
+    return [str(int(layer)) for layer in layers]
+
+
+def last_columns(n_layers: int, n_columns: int) -> tuple[slice, str]:
+    """Which columns fit the budget, and a sentence that says so where not all do (else an empty one)."""
+    fitting = max(1, DRAWN_CELLS // n_layers)
+    if n_columns <= fitting:
+        return slice(None), ""
+    return slice(n_columns - fitting, None), (
+        f"The last {fitting} of {n_columns} positions are drawn; the result holds all."
+    )
+
+
+def row_height(n_layers: int, with_text: bool) -> int:
+    """Pixels of the plot area: 18 per layer with text, 12 without, within reason."""
+    return int(np.clip(n_layers * (18 if with_text else 12), 200, 1800))
+
+
+def axes(x_title: str, n_columns: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Category axes for columns and layers. Plotly thins labels that would touch and restores them on zoom."""
+    thinned = " (labels thin out; zoom or hover for all)" if n_columns > 60 else ""
+    longest = 90 if n_columns > 30 else 45
+    x = {
+        "type": "category",
+        "title": {"text": x_title + thinned},
+        "tickangle": -longest if n_columns > 6 else 0,
+        "showgrid": False,
+        "ticks": "outside",
+        "ticklen": 3,
+    }
+    y = {"type": "category", "title": {"text": "layer"}, "showgrid": False, "ticks": "outside", "ticklen": 3}
+    return x, y
+
+
+def outline(x0: int, x1: int, y0: int, y1: int, **axis: str) -> list[dict[str, Any]]:
+    """Shapes around the cells of columns x0..x1 and rows y0..y1 (indices, both ends included)."""
+    box = {"type": "rect", "x0": x0 - 0.5, "x1": x1 + 0.5, "y0": y0 - 0.5, "y1": y1 + 0.5, **axis}
+    return [
+        {**box, "line": {"color": "#ffffff", "width": 5}},
+        {**box, "line": {"color": OUTLINE, "width": 2.5}},
+    ]
+
+
+def last_runs(is_so: np.ndarray) -> list[int | None]:
+    """For each column of [layer, column]: the first row of the unbroken run of True that ends in the last row."""
+    starts: list[int | None] = []
+    for column in is_so.T:
+        if not column[-1]:
+            starts.append(None)
+            continue
+        broken = np.flatnonzero(~column)
+        starts.append(int(broken[-1]) + 1 if len(broken) else 0)
+    return starts
+
+
+def at(labels: Sequence[str], index: int) -> str:
+    """A label as plain text, for sentences."""
+    from html import unescape
+
+    return unescape(labels[index])

@@ -1,0 +1,56 @@
+"""Parts of line figures: interval bands and labelled levels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from dashboards.figures import theme
+from dashboards.figures.theme import f32
+
+
+def band(x: np.ndarray, low: Any, high: Any, colour: str, name: str, *, group: str = "") -> list[go.Scatter]:
+    """Two traces that fill the area between `low` and `high`; none where there is no interval at all."""
+    low, high = f32(low), f32(high)
+    if not (np.isfinite(low) & np.isfinite(high)).any():
+        return []
+    common = {
+        "x": x,
+        "mode": "lines",
+        "line": {"width": 0},
+        "showlegend": False,
+        "hoverinfo": "skip",
+        "legendgroup": group or name,
+    }
+    return [
+        go.Scatter(y=low, name=f"{name}, low", **common),
+        go.Scatter(
+            y=high, name=f"{name}, high", fill="tonexty", fillcolor=theme.rgba(colour, 0.18), **common
+        ),
+    ]
+
+
+def level(y: float, label: str, *, axis: str = "") -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A dotted line across a panel, and its label at the right end inside the panel."""
+    across = {"xref": f"x{axis} domain", "yref": f"y{axis}"}
+    shape = {
+        "type": "line",
+        "x0": 0,
+        "x1": 1,
+        "y0": y,
+        "y1": y,
+        **across,
+        "line": {"dash": "dot", "width": 1.5},
+    }
+    note = {
+        "x": 1,
+        "y": y,
+        **across,
+        "text": label,
+        "xanchor": "right",
+        "yanchor": "bottom",
+        "showarrow": False,
+    }
+    return [shape], [note]
