@@ -47,6 +47,25 @@ def job(part: str, job_id: str) -> dict[str, str]:
     return {"type": f"job-{part}", "job": job_id}
 
 
+def panel(part: str, page: str) -> dict[str, str]:
+    """Id of a part of a page's progress panel: `box`, `text`, `bar` or `cancel`."""
+    return {"type": f"panel-{part}", "page": page}
+
+
+def query(page: str) -> dict[str, str]:
+    """Id of the store on a page that holds the query of its address.
+
+    Pages listen to this and not to the address bar, which is there when they are not: Dash reports a callback
+    whose input exists and whose output does not.
+    """
+    return {"type": "query", "page": page}
+
+
+def news(page: str) -> dict[str, str]:
+    """Id of a store on a page that changes when a job does."""
+    return {"type": "news", "page": page}
+
+
 def example(page: str, name: str) -> dict[str, str]:
     """Id of a button that fills a page's form."""
     return {"type": f"{page}-example", "name": name}

@@ -175,13 +175,15 @@ def register(app: dash.Dash, state: AppState) -> None:
         Output(ids.JOBS_COUNT, "disabled"),
         Output(ids.POLL, "disabled"),
         Output(ids.SEEN, "data"),
+        Output({"type": "news", "page": ALL}, "data"),
         Input(ids.POLL, "n_intervals"),
         Input(ids.SUBMITTED, "data"),
         Input(ids.JOBS_DRAWER, "opened"),
         State(ids.SEEN, "data"),
         State({"type": "job-bar", "job": ALL}, "id"),
+        State({"type": "news", "page": ALL}, "data"),
     )
-    def look(_ticks, _submitted, _opened, seen, bars):
+    def look(_ticks, _submitted, _opened, seen, bars, told):
         jobs = state.worker.jobs()
         now: dict[str, str] = {job.id: job.state for job in jobs}
         if seen is None:  # this tab has just been opened: what is over is old news
@@ -201,7 +203,8 @@ def register(app: dash.Dash, state: AppState) -> None:
             )
         else:
             moved = no_update, [percent(j) for j in shown], [describe(j) for j in shown]
-        return *moved, n_active, n_active == 0, idle(jobs, seen), now
+        known = no_update if not fresh and now == seen else now
+        return *moved, n_active, n_active == 0, idle(jobs, seen), known, [known] * len(told)
 
     @app.callback(
         Output(ids.JOBS_DRAWER, "opened"), Input(ids.JOBS_BUTTON, "n_clicks"), prevent_initial_call=True

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dash
 import dash_mantine_components as dmc
-from dash import ClientsideFunction, Input, Output, State, dcc, html
+from dash import ALL, ClientsideFunction, Input, Output, State, dcc, html
 
 from dashboards import ids, jobs_view
 from dashboards.components.icons import icon
 
 POLL_MS = 400
-NAVBAR = {"width": 168, "breakpoint": "md"}
+NAVBAR = {"width": 184, "breakpoint": "md"}
 PAGES = [
     ("/", "Start", "start"),
     ("/lens", "Prompt & Lens", "lens"),
@@ -91,7 +91,7 @@ def _header() -> dmc.Group:
             html.Div(className="spacer"),
             dmc.Indicator(
                 dmc.Button(
-                    "Jobs", id=ids.JOBS_BUTTON, leftSection=icon("jobs"), variant="default", size="compact-md"
+                    "Jobs", id=ids.JOBS_BUTTON, leftSection=icon("jobs"), variant="default", size="xs"
                 ),
                 id=ids.JOBS_COUNT,
                 disabled=True,
@@ -146,4 +146,11 @@ def register(app: dash.Dash) -> None:
         ClientsideFunction("workbench", "name_tab"),
         Output(ids.TITLE, "children"),
         Input(ids.LOCATION, "pathname"),
+    )
+    app.clientside_callback(
+        ClientsideFunction("workbench", "tell_page"),
+        Output({"type": "query", "page": ALL}, "data"),
+        Input(ids.LOCATION, "search"),
+        Input(ids.LOCATION, "pathname"),
+        State({"type": "query", "page": ALL}, "id"),
     )

@@ -29,7 +29,7 @@ class AppState:
 
     @classmethod
     def make(cls, runs: str | Path | None, worker: JobWorker | None, model: str) -> AppState:
-        """With the worker's folder of runs unless one is given, and a worker of its own unless one is given."""
+        """A worker of its own unless one is given, and the worker's folder of runs unless one is given."""
         folder = runs_folder(
             runs if runs is not None else worker.runs if worker is not None else None
         ).absolute()
@@ -64,7 +64,7 @@ class AppState:
             folder = load_run(run_id, self.runs).path
         if folder.resolve().parent != self.runs.resolve():
             raise RunError(
-                f"Run {run_id!r} is a link to a folder outside {str(self.runs)!r}: open that folder's own runs."
+                f"Run {run_id!r} is a link to a folder outside {str(self.runs)!r}: open it from there."
             )
         return _opened(folder)
 

@@ -40,10 +40,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from workbench.errors import DataError, did_you_mean
 
+ONE_THREAD = 4_000_000
+"""Up to so many numbers (rows times dimensions) one BLAS thread beats several that wait for each other."""
 ROUNDING = 1e-5
 """Rows that differ by less than this share of their size are constant: what differs is rounding."""
 MIN_VARIANCE = 1e-9
@@ -95,7 +98,7 @@ class Features:
         standard = (rows - mean) / std
         if len(rows) >= rows.shape[1]:
             return cls(rows, mean, std, None, standard)
-        basis, upper = scipy.linalg.qr(standard.T, mode="economic", check_finite=False)
+        basis, upper = np.linalg.qr(standard.T)
         return cls(rows, mean, std, basis, np.ascontiguousarray(upper.T))
 
     def weights(
@@ -191,7 +194,7 @@ class LogisticProbe(LinearProbe):
             model.fit(features.reduced, positive)
         converged = not any(issubclass(w.category, ConvergenceWarning) for w in caught)
         n_iter = int(model.n_iter_[0])
-        return features.weights(model.coef_[0], float(model.intercept_[0]), n_iter, converged)
+        return features.weights(model.coef_[0], float(np.ravel(model.intercept_)[0]), n_iter, converged)
 
 
 class MassMeanProbe(LinearProbe):
@@ -263,17 +266,18 @@ def cross_fit(
     """
     out = {kind: np.zeros(targets.shape) for kind in probes}
     converged = dict.fromkeys(probes, True)
-    for index in range(int(fold.max()) + 1):
-        train, test = fold != index, fold == index
-        features = Features.of(x[train])
-        for kind, probe in probes.items():
-            for target, scores in zip(targets, out[kind], strict=True):
-                found = probe.weights(features, target[train])
-                scores[test] = found.decision(x[test])
-                converged[kind] &= found.converged
-        between()
-    features = Features.of(x)
-    final = {kind: probe.weights(features, targets[0]) for kind, probe in probes.items()}
+    with threadpool_limits(1 if x.size <= ONE_THREAD else None, user_api="blas"):
+        for index in range(int(fold.max()) + 1):
+            train, test = fold != index, fold == index
+            features = Features.of(x[train])
+            for kind, probe in probes.items():
+                for target, scores in zip(targets, out[kind], strict=True):
+                    found = probe.weights(features, target[train])
+                    scores[test] = found.decision(x[test])
+                    converged[kind] &= found.converged
+            between()
+        features = Features.of(x)
+        final = {kind: probe.weights(features, targets[0]) for kind, probe in probes.items()}
     return {k: (out[k], w._replace(converged=w.converged and converged[k])) for k, w in final.items()}
 
 

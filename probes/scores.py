@@ -15,6 +15,8 @@ Every row is scored once, by a probe that was fitted without its fold. From thes
                     task gives every *word type* a random label, ours permutes the labels of the rows
     nested AUC      for each fold, the cell that is best on the other folds, scored on this one: what picking
                     the best of many cells is worth on rows that had no say in the picking
+
+An AUC clearly below one half: rows that share a word have opposite labels, and stand in different groups.
 """
 
 from __future__ import annotations

@@ -71,12 +71,12 @@ def sweep(
 
     Args:
         acts: activations, usually of one position per prompt (`positions=-1`).
-        labels: booleans, numbers or texts of two classes. One per prompt: where prompts have several positions,
-            each is its own cell (dimension `position`, absolute if that is the same in every prompt, else
-            counted from 0). One per row: all rows make one cell, and those of a prompt stay in one fold.
+        labels: booleans, numbers or texts of two classes. One per prompt: where prompts have several
+            positions, each is its own cell (dimension `position`, absolute if the same in every prompt, else
+            counted from 0). One per row: all rows make one cell; those of a prompt stay in one fold.
         kinds: `logistic`, `mass_mean`, `mass_mean_whitened` (see `probes.estimators`; all but the plain
             mass-mean probe standardise).
-        controls: also fit permuted labels. Without that there are no control variables, and a score says little.
+        controls: also fit permuted labels. Without them a score says little.
         groups: one per prompt or per row; a group (a country) is never in both training and test rows.
         sites: names or globs; by default all of `acts`. Of one width; `hook_z` and its like are flattened.
         positive: the positive class; by default the one that sorts last (`True`, 1, "true", "positive").
@@ -93,9 +93,8 @@ def sweep(
         [..., d_model] is over raw activations. A site that is constant is in `attrs["constant_sites"]`.
 
     Raises:
-        DataError: labels or groups that do not match, not two classes, too few rows for the folds, NaN, an
-            unknown kind, sites of different widths.
-        SiteError: no such site in `acts`.
+        DataError, SiteError: labels or groups that do not match, not two classes, too few rows for the folds,
+            NaN, an unknown kind, sites of different widths, no such site in `acts`.
 
     Example:
         >>> statements = wb.datasets.load("capitals").filter(label=["true", "false"], negated=False)
@@ -162,9 +161,8 @@ def _names(acts: Activations, sites: str | Iterable[str] | None) -> list[str]:
     if len(set(widths.values())) > 1:
         some = ", ".join(f"{name} {width}" for name, width in list(widths.items())[:4])
         raise DataError(f"One sweep needs sites of one width, these differ ({some}): sweep them one by one.")
-    patterns = [name for name in names if name.endswith("hook_pattern")]
-    if patterns:
-        raise DataError(f"{patterns[0]!r} holds attention over positions, not a vector: probe another site.")
+    if any(name.endswith("hook_pattern") for name in names):
+        raise DataError("hook_pattern holds attention over positions, not a vector: probe another site.")
     return names
 
 
@@ -239,7 +237,7 @@ class ProbeSweep(Result):
 
     @classmethod
     def of(cls, result: Result) -> ProbeSweep:
-        """The same result with these methods. Raises `DataError` for a result of another kind."""
+        """The same result with these methods; `DataError` for a result of another kind."""
         if result.kind != "probe_sweep":
             raise DataError(f"A result of kind {result.kind!r} is no probe sweep: expected 'probe_sweep'.")
         return cls(result.kind, result.data, result.provenance, result.summary)
@@ -265,18 +263,14 @@ class ProbeSweep(Result):
             site: site name, instead of a layer.
             position: needed where the sweep has several.
 
-        Returns:
-            A `Direction` whose scale is the standard deviation of the rows along it.
-
-        Raises:
-            DataError: no such cell, or the site is constant there, so that there is no direction.
+        Its scale is the standard deviation of the rows along it. Raises `DataError` where there is no such
+        cell, or no direction because the site is constant.
         """
         kind = kind if kind is not None else str(self.data["probe"].values[0])
         cell = _pick(self.data, "probe", kind)
         if site is None and layer is None:
             site = self.summary["best"]["site"]
-        name, value = ("site", site) if site is not None else ("layer", layer)
-        cell = _pick(cell, name, value)
+        cell = _pick(cell, "layer", layer) if site is None else _pick(cell, "site", site)
         if "position" in self.data.dims:
             cell = _pick(cell, "position", position)
         where = cell["site"].item()

@@ -43,3 +43,16 @@ def hooks_left(model: LanguageModel) -> int:
         len(m._forward_hooks) + len(m._forward_pre_hooks) + len(getattr(m, "_workbench_pattern_taps", []))
         for m in model.hf.modules()
     )
+
+
+def pytest_terminal_summary(terminalreporter, exitstatus, config):  # noqa: ARG001
+    """Where nothing may be left out (continuous integration), a skipped test is a failure."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if skipped and os.environ.get("WORKBENCH_FORBID_SKIPS"):
+        terminalreporter.write_line(f"{len(skipped)} tests were skipped, which is not allowed here", red=True)
+
+
+def pytest_sessionfinish(session, exitstatus):
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("WORKBENCH_FORBID_SKIPS") and reporter and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

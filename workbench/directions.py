@@ -14,6 +14,7 @@ safetensors file whose metadata holds the rest as JSON.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass, field
@@ -129,10 +130,9 @@ class Direction:
 
     @classmethod
     def random(cls, like: Direction, seed: int) -> Direction:
-        """A control: a unit vector drawn uniformly from the sphere, with the site and scale of `like`.
+        """A control: drawn uniformly from the sphere, with the site and scale of `like`.
 
-        Example:
-            >>> abs(Direction.random(d, seed=0).cosine(d))        # about 1 / sqrt(d_model)
+        Its cosine to any fixed direction is about ±1 / √d_model.
         """
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randn(like.width, generator=generator, dtype=torch.float64)
@@ -213,8 +213,8 @@ class Direction:
         if self.model_fingerprint not in ("", model.fingerprint) and not force:
             raise DataError(
                 f"{what} was made on a model with fingerprint {self.model_fingerprint}, {model.name} has "
-                f"{model.fingerprint}: other weights give the site another meaning. Use force=True if that is "
-                "what you want."
+                f"{model.fingerprint}: other weights give the site another meaning. Use force=True if you "
+                "want that."
             )
 
     def save(self, path: str | Path) -> Path:
@@ -239,7 +239,7 @@ class Direction:
             with safe_open(file, framework="pt") as opened:
                 header = json.loads((opened.metadata() or {})["direction"])
                 vector = opened.get_tensor("vector")
-            schema = header.pop("schema")
+            schema, sha256 = header.pop("schema"), header.pop("sha256", "")
         except FileNotFoundError:
             raise DataError(f"There is no direction file {str(path)!r}.") from None
         except KeyError as error:
@@ -254,6 +254,8 @@ class Direction:
                 "upgrade latent-workbench."
             )
         try:
+            if _sha256(vector) != sha256:
+                raise TypeError("its vector is not the one that was saved (SHA-256 differs)")
             return cls(vector=vector, **header)
         except TypeError as error:
             raise DataError(f"The direction in {str(path)!r} is damaged: {error}") from error
@@ -261,7 +263,8 @@ class Direction:
     def _header(self) -> str:
         fields = ("scale", "site", "name", "source", "model_fingerprint", "settings", "provenance")
         try:
-            return json.dumps({"schema": SCHEMA, **{name: getattr(self, name) for name in fields}})
+            known = {"schema": SCHEMA, "sha256": _sha256(self.vector)}
+            return json.dumps(known | {name: getattr(self, name) for name in fields})
         except (TypeError, ValueError) as error:
             raise DataError(f"Settings and provenance of a direction must fit in JSON: {error}.") from error
 
@@ -279,6 +282,10 @@ def _checked(vector: Tensor, site: str, dtype: torch.dtype = torch.float32) -> T
     return copy
 
 
+def _sha256(vector: Tensor) -> str:
+    return hashlib.sha256(vector.numpy().tobytes()).hexdigest()
+
+
 def _width(model: LanguageModel, site: Site) -> int:
     """Components of a site's activation at one position, all trailing dimensions taken together."""
     match site.dims[-1]:
@@ -289,6 +296,6 @@ def _width(model: LanguageModel, site: Site) -> int:
         case "key":
             raise DataError(f"{site.name!r} holds attention over positions: no direction fits there.")
         case "d_mlp":  # the weight of an MLP's linear map is d_model by d_mlp, either way round
-            return model.module(site.module).weight.numel() // model.d_model
+            return model.module(site.module).get_parameter("weight").numel() // model.d_model
         case _:
             return model.d_model

@@ -6,5 +6,5 @@ from dash import html
 
 
 def icon(name: str) -> html.Span:
-    """One of the shapes `start`, `lens`, `patch`, `probes`, `runs`, `jobs`, `sun`, `moon`; hidden from screen readers."""
+    """A shape by name (`start`, `lens`, `patch`, `probes`, `runs`, `jobs`, `sun`, `moon`), not read aloud."""
     return html.Span(className=f"icon icon-{name}", **{"aria-hidden": "true"})

@@ -1,8 +1,8 @@
 """Progress of the job a page waits for, with a button that stops it, and the way to its result.
 
-`FOLLOWING` keeps, per page, the job of this tab: `{"lens": {"job": "job-3", "done": false}}`. It is empty after
-a reload; then the page takes up the newest unfinished job of its kind, if there is one. When the job is
-finished the address becomes `?run=<id>`, and everything that shows a result listens to the address.
+`FOLLOWING` keeps, per page, the job of this tab: `{"lens": {"job": "job-3", "done": false}}`. It is empty
+after a reload; then the page takes up the newest unfinished job of its kind, if there is one. When the job
+is finished the address becomes `?run=<id>`, and everything that shows a result listens to the address.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from urllib.parse import parse_qs, urlencode
 
 import dash
 import dash_mantine_components as dmc
-from dash import Input, Output, State, ctx, html, no_update
+from dash import ALL, Input, Output, State, ctx, html, no_update
 
 from dashboards import ids
 from dashboards.jobs_view import describe, percent
 from dashboards.state import AppState
+from workbench.jobs import Job
 from workbench.specs import Spec
 
 HIDDEN = {"display": "none"}
@@ -26,9 +27,9 @@ def layout(page: str) -> html.Div:
     """The panel, hidden until a job is followed."""
     return html.Div(
         [
-            dmc.Text(id=ids.of(page, "job-text"), size="sm", className="job-text"),
+            dmc.Text(id=ids.panel("text", page), size="sm", className="job-text"),
             dmc.Progress(
-                id=ids.of(page, "job-bar"),
+                id=ids.panel("bar", page),
                 value=0,
                 size="md",
                 animated=True,
@@ -36,10 +37,10 @@ def layout(page: str) -> html.Div:
                 **{"aria-label": "Progress"},
             ),
             dmc.Button(
-                "Cancel", id=ids.of(page, "job-cancel"), size="compact-sm", variant="light", color="red"
+                "Cancel", id=ids.panel("cancel", page), size="compact-sm", variant="light", color="red"
             ),
         ],
-        id=ids.of(page, "job-panel"),
+        id=ids.panel("box", page),
         className="job-panel",
         style=HIDDEN,
         role="status",
@@ -77,49 +78,64 @@ def own(following: dict[str, Any] | None, page: str, run_id: str) -> bool:
     return ((following or {}).get(page) or {}).get("run") == run_id
 
 
-def _following(following: dict[str, Any] | None, page: str, mine: dict[str, Any]) -> Any:
-    """The store with this page's entry, or no update where it is there already."""
-    before = following or {}
-    return no_update if before.get(page) == mine else {**before, page: mine}
-
-
-def register(app: dash.Dash, state: AppState, page: str, kind: str) -> None:
-    """Callbacks of one page's panel."""
+def register(app: dash.Dash, state: AppState, kinds: dict[str, str]) -> None:
+    """Callbacks of the panel of whichever page is there; `kinds` says what each page runs."""
 
     @app.callback(
-        Output(ids.of(page, "job-panel"), "style"),
-        Output(ids.of(page, "job-text"), "children"),
-        Output(ids.of(page, "job-bar"), "value"),
+        Output({"type": "panel-box", "page": ALL}, "style"),
+        Output({"type": "panel-text", "page": ALL}, "children"),
+        Output({"type": "panel-bar", "page": ALL}, "value"),
         Output(ids.FOLLOWING, "data", allow_duplicate=True),
         Output(ids.LOCATION, "search", allow_duplicate=True),
         Input(ids.POLL, "n_intervals"),
         Input(ids.SUBMITTED, "data"),
+        State({"type": "panel-box", "page": ALL}, "id"),
         State(ids.FOLLOWING, "data"),
         State(ids.LOCATION, "search"),
         prevent_initial_call="initial_duplicate",
     )
-    def watch(_ticks, _submitted, following, search):
-        mounted = ctx.triggered_id is None
-        mine = dict((following or {}).get(page) or {})
-        if not mine and mounted:
-            active = state.active(kind)
-            mine = {"job": active[0].id, "done": False} if active else {}
-        job = state.job(mine.get("job", ""))
-        if job is None or mine["done"]:
-            return HIDDEN, no_update, no_update, no_update, no_update
-        if not job.over:
-            return {}, describe(job), percent(job), _following(following, page, mine), no_update
-        # Someone who comes to the page by a link to another run wants that one, not the job's.
-        asked_for_another = mounted and run_of(search) is not None
-        show = job.state == "finished" and not asked_for_another
-        mine |= {"done": True, "run": job.run_id}
-        there = address(job.run_id) if show else no_update
-        return HIDDEN, no_update, no_update, _following(following, page, mine), there
+    def watch(_ticks, _submitted, panels, following, search):
+        if not panels:
+            return [], [], [], no_update, no_update
+        page = panels[0]["page"]
+        job, mine, there = step(state, page, kinds[page], following, search, mounted=ctx.triggered_id is None)
+        now = no_update if (following or {}).get(page, {}) == mine else {**(following or {}), page: mine}
+        if job is None or job.over:
+            return [HIDDEN], [no_update], [no_update], now, there or no_update
+        return [{}], [describe(job)], [percent(job)], now, no_update
 
     @app.callback(
-        Input(ids.of(page, "job-cancel"), "n_clicks"), State(ids.FOLLOWING, "data"), prevent_initial_call=True
+        Input({"type": "panel-cancel", "page": ALL}, "n_clicks"),
+        State(ids.FOLLOWING, "data"),
+        prevent_initial_call=True,
     )
-    def cancel(n_clicks, following):
-        job = state.job(((following or {}).get(page) or {}).get("job", ""))
-        if n_clicks and job is not None:
-            state.worker.cancel(job.id)
+    def cancel(clicks, following):
+        if any(clicks):  # a button that has just appeared calls back without a click
+            job = state.job(((following or {}).get(ctx.triggered_id["page"]) or {}).get("job", ""))
+            if job is not None:
+                state.worker.cancel(job.id)
+
+
+def step(
+    state: AppState,
+    page: str,
+    kind: str,
+    following: dict[str, Any] | None,
+    search: str | None,
+    *,
+    mounted: bool,
+) -> tuple[Job | None, dict[str, Any], str | None]:
+    """What a page waits for now: the job, its entry in `FOLLOWING`, and where to go if it is finished."""
+    mine = dict((following or {}).get(page) or {})
+    if not mine and mounted:
+        active = state.active(kind)
+        mine = {"job": active[0].id, "done": False} if active else {}
+    job = state.job(mine.get("job", ""))
+    if job is None or mine["done"]:
+        return None, mine, None
+    if not job.over:
+        return job, mine, None
+    # Someone who comes to the page by a link to another run wants that one, not the job's.
+    asked_for_another = mounted and run_of(search) is not None
+    there = address(job.run_id) if job.state == "finished" and not asked_for_another else None
+    return job, mine | {"done": True, "run": job.run_id}, there

@@ -7,7 +7,7 @@ from typing import Any
 
 import dash
 import dash_mantine_components as dmc
-from dash import Input, Output, State, ctx, html, no_update
+from dash import Input, Output, State, ctx, dcc, html, no_update
 
 from dashboards import ids
 from dashboards.components import forms, job_panel, notify
@@ -19,6 +19,13 @@ from workbench.specs import Spec
 N_RECENT = 5
 
 
+def layout(page: str) -> html.Div:
+    """Where the result goes, and the query it is drawn for."""
+    return html.Div(
+        [dcc.Store(id=ids.query(page)), html.Div(id=ids.of(page, "result"), className="results stack")]
+    )
+
+
 def headline(run: Run, sentence: str) -> dmc.Group:
     """What came out in one sentence, and the way to the whole report."""
     return dmc.Group(
@@ -28,7 +35,6 @@ def headline(run: Run, sentence: str) -> dmc.Group:
         ],
         gap="md",
         align="baseline",
-        className="result-head",
     )
 
 
@@ -71,21 +77,18 @@ def register(
 ) -> None:
     """Callback: the address -> form and result.
 
-    The form is left alone when the run is the one it has just asked for: by then it may hold the next question.
+    The form is left alone when the run is the one it has just asked for: it may hold the next question.
     """
 
     @app.callback(
         Output(ids.of(page, "result"), "children"),
         *form,
-        Input(ids.LOCATION, "search"),
-        State(ids.LOCATION, "pathname"),
+        Input(ids.query(page), "data"),
         State(ids.SCHEME, "computedColorScheme"),
         State(ids.FOLLOWING, "data"),
     )
-    def show_run(search, pathname, scheme, following):
+    def show_run(search, scheme, following):
         unchanged = [no_update] * len(form)
-        if pathname != path:
-            return no_update, *unchanged
         run_id = job_panel.run_of(search)
         if run_id is None:
             waiting = state.job(((following or {}).get(page) or {}).get("job", ""))
@@ -93,9 +96,9 @@ def register(
             return recent(state, kind, path), *values
         try:
             run = of_kind(state.run(run_id), kind)
-            shown = show(run, scheme)
+            shown, asked = show(run, scheme), form_values(run.spec)
         except RunError as error:
             notify.show(notify.error(str(error), title="This run cannot be shown"))
             return [forms.card(dmc.Text(str(error)), mt="md"), *recent(state, kind, path)], *unchanged
         keep = ctx.triggered_id is not None and job_panel.own(following, page, run.id)
-        return shown, *(unchanged if keep else form_values(run.spec))
+        return shown, *(unchanged if keep else asked)

@@ -29,7 +29,12 @@ def facts(pairs: dict[str, Any]) -> dmc.Table:
         for name, value in pairs.items()
     ]
     return dmc.Table(
-        dmc.TableTbody(rows), verticalSpacing=3, horizontalSpacing="sm", fz="sm", tabularNums=True
+        dmc.TableTbody(rows),
+        verticalSpacing=3,
+        horizontalSpacing="sm",
+        fz="sm",
+        tabularNums=True,
+        className="facts",
     )
 
 

@@ -8,7 +8,7 @@
 | ---------------- | -------------------- |
 | `logit_lens`     | `lens`, `layers`     |
 | `patching_sweep` | `effect`, `control`  |
-| `probe_sweep`    | `auc`, `accuracy`    |
+| `probe_sweep`    | `auc`, `accuracy`, and `positions` if several |
 | `dose_response`  | `score`, `kl`        |
 
 Figures are made in the light scheme; `theme.use_scheme(figure, "dark")` swaps the template and nothing else.

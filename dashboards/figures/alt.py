@@ -37,17 +37,25 @@ def control_statement(result: Result) -> str:
         control = patch.mean_control(data)
         if control is None:
             return "No control was run: the size of these effects cannot be judged."
-        largest, effect = (number(float(np.nanmax(np.abs(a)))) for a in (control, data["mean_effect"].values))
-        return f"Control: {data.attrs['control']}. Largest |effect| {effect}; largest |control effect| {largest}."
+        effect, largest = _largest(data["mean_effect"].values), _largest(control)
+        return (
+            f"Control: {data.attrs['control']}. Largest |effect| {effect}; "
+            f"largest |control effect| {largest}."
+        )
     if result.kind == "probe_sweep":
-        parts = [_probe_against_control(data, name) for name in probe.probe_names(result)]
+        at = probe.at_best_position(data)
+        parts = [_probe_against_control(at, name) for name in probe.probe_names(result)]
         return f"Control: {data.attrs.get('control', 'not run')}. " + " ".join(parts)
     if result.kind == "dose_response":
         if len(steer.directions(result)) < 2:
             return "No control direction was run: part of this effect may be that of any push of this size."
-        return f"Control: a random direction of the same norm. {_range_of_scores(result)}"
+        return f"Control: {steer.control_text(result)}. {_range_of_scores(result)}"
     control = data.attrs.get("control")
     return f"Control: {control}." if control else "This result names no control."
+
+
+def _largest(values: np.ndarray) -> str:
+    return number(float(np.nanmax(np.abs(values))))
 
 
 def _lens(result: Result) -> dict[str, str]:
@@ -60,19 +68,20 @@ def _lens(result: Result) -> dict[str, str]:
     top, top_p = str(data["top_token"].values[-1, -1, 0]), p[-1, -1]
     stays = "is not top-1 there" if start is None else f"stays top-1 there from layer {int(layers[start])} on"
     here = data.isel(position=-1)
-    ends = {n: (number(float(here[n].values[0])), number(float(here[n].values[-1]))) for n in _LENS_LINES}
+    ends = {n: [number(float(here[n].values[i])) for i in (0, -1)] for n in _LENS_LINES}
     return {
         "lens": (
-            f"Heatmap of {p.shape[0]} layers by {p.shape[1]} positions with the top token of each cell; colour is its "
-            f"probability, from {number(p.min())} to {number(p.max())}. At {last} the last layer says {top!r} with "
-            f"probability {number(top_p)}. The target {target} {stays}."
+            f"Heatmap of {p.shape[0]} layers by {p.shape[1]} positions with the top token of each "
+            f"cell; colour is its probability, from {number(p.min())} to {number(p.max())}. "
+            f"At {last} the last layer says {top!r} with probability {number(top_p)}. "
+            f"The target {target} {stays}."
         ),
         "layers": (
             f"Lines over layers {int(layers[0])} to {int(layers[-1])} at {last}: entropy goes from "
             f"{ends['entropy'][0]} to {ends['entropy'][1]} nats, KL to the final distribution from "
             f"{ends['kl_to_final'][0]} to {ends['kl_to_final'][1]} nats, the rank of {target} from "
-            f"{ends['target_rank'][0]} to {ends['target_rank'][1]}; the control ({control_name(result)}) from "
-            f"{ends['control_rank'][0]} to {ends['control_rank'][1]}."
+            f"{ends['target_rank'][0]} to {ends['target_rank'][1]}; the control ({control_name(result)}) "
+            f"from {ends['control_rank'][0]} to {ends['control_rank'][1]}."
         ),
     }
 
@@ -92,8 +101,9 @@ def _patch(result: Result) -> dict[str, str]:
         low, high = (number(float(data[name].values[row, at])) for name in ("effect_low", "effect_high"))
         interval = f", 95 % interval {low} to {high}"
     effect = (
-        f"Heatmap of {mean.shape[0]} layers by {mean.shape[1]} {column}s: {data.attrs['direction']} effect of patching "
-        f"{data.attrs['kind']} on {data.attrs['metric']}, {n} pair{'s' if n > 1 else ''}, 0 for none and 1 for full. "
+        f"Heatmap of {mean.shape[0]} layers by {mean.shape[1]} {column}s: {data.attrs['direction']} effect "
+        f"of patching {data.attrs['kind']} on {data.attrs['metric']}, {n} pair{'s' if n > 1 else ''}, 0 for "
+        "none and 1 for full. "
         f"Largest |effect| at layer {int(data['layer'].values[row])}, {column} {label}: "
         f"{number(float(mean[row, at]))}{interval}. Range {number(float(np.nanmin(mean)))} to "
         f"{number(float(np.nanmax(mean)))}."
@@ -105,42 +115,54 @@ def _patch(result: Result) -> dict[str, str]:
         "effect": f"{effect} Control in that cell: {number(float(control[row, at]))}.",
         "control": (
             f"The effect heatmap beside its control ({data.attrs['control']}) on one colour range. Largest "
-            f"|effect| {number(float(np.nanmax(np.abs(mean))))}, largest |control effect| "
-            f"{number(float(np.nanmax(np.abs(control))))}."
+            f"|effect| {_largest(mean)}, largest |control effect| {_largest(control)}."
         ),
     }
 
 
 def _probe_against_control(data, name: str) -> str:
-    at = data.sel(probe=name)
+    """Best AUC of one probe with interval and control, at one position."""
+    at, first = data.sel(probe=name), probe.along(data)
     best = int(np.nanargmax(at["auc"].values))
     low, high = (number(float(at[n].values[best])) for n in ("auc_low", "auc_high"))
     text = (
-        f"{probe.pretty(name)}: best AUC {number(float(at['auc'].values[best]))} (95 % interval {low} to {high}) at "
-        f"layer {int(data['layer'].values[best])}"
+        f"{probe.pretty(name)}: best AUC {number(float(at['auc'].values[best]))} (95 % interval {low} to "
+        f"{high}) at {first} {data[first].values[best]}"
     )
     if "control_auc" in at:
         text += f", control there {number(float(at['control_auc'].values[best]))}"
+    if "control_auc_high" in at:
+        text += f" (highest {number(float(at['control_auc_high'].values[best]))})"
     return text + "."
 
 
 def _probe(result: Result) -> dict[str, str]:
-    data = result.data
-    layers = data["layer"].values
-    span = f"{int(layers[0])} to {int(layers[-1])}"
-    parts = " ".join(_probe_against_control(data, name) for name in probe.probe_names(result))
+    data = probe.at_best_position(result.data)
+    first, names = probe.along(data), probe.probe_names(result)
+    span = f"{data.sizes[first]} {first}s, {data[first].values[0]} to {data[first].values[-1]}"
+    several = result.data.sizes.get("position", 1) > 1
+    where = f" at position {int(data['position'])}, that of the best AUC" if several else ""
+    parts = " ".join(_probe_against_control(data, name) for name in names)
     majority = data.attrs.get("majority_accuracy")
     best = []
-    for name in probe.probe_names(result):
+    for name in names:
         accuracy = data["accuracy"].sel(probe=name).values
         at = int(np.nanargmax(accuracy))
-        best.append(f"{probe.pretty(name)} {number(float(accuracy[at]))} at layer {int(layers[at])}")
+        best.append(f"{probe.pretty(name)} {number(float(accuracy[at]))} at {first} {data[first].values[at]}")
     against = f" The majority class gives {number(float(majority))}." if majority is not None else ""
     n = data.attrs.get("n", "an unknown number of")
-    return {
-        "auc": f"Lines of held-out AUC over layers {span}, {n} examples; chance is 0.5. {parts}",
-        "accuracy": f"Lines of accuracy over layers {span}. Best: {', '.join(best)}.{against}",
+    described = {
+        "auc": f"Lines of the AUC over {span}{where}; {n} examples; chance is 0.5. {parts}",
+        "accuracy": f"Lines of the accuracy over {span}{where}. Best: {', '.join(best)}.{against}",
     }
+    if several:
+        auc = result.data["auc"].values
+        described["positions"] = (
+            f"Heatmaps of the AUC of {', '.join(map(probe.pretty, names))} over {data.sizes[first]} {first}s "
+            f"and {result.data.sizes['position']} positions, from {number(float(np.nanmin(auc)))} to "
+            f"{number(float(np.nanmax(auc)))}."
+        )
+    return described
 
 
 def _range_of_scores(result: Result) -> str:

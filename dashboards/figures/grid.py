@@ -6,10 +6,11 @@ Token texts go into Plotly's pseudo-HTML, so each is escaped exactly once, here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape, unescape
 from typing import Any
 
 import numpy as np
+from plotly.colors import hex_to_rgb, sequential
 
 from dashboards.figures.theme import OUTLINE
 
@@ -22,8 +23,10 @@ DRAWN_CELLS = 40_000
 
 
 def visible(token: str) -> str:
-    """A token as it is drawn in a cell: a leading space as `·`, line breaks and tabs as escapes."""
-    text = token.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
+    """A token as it is drawn in a cell: leading spaces as `·`, unprintable ones as escapes, only space in quotes."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in token)
+    if not text.strip(" "):
+        return repr(text)
     stripped = text.lstrip(" ")
     return "·" * (len(text) - len(stripped)) + stripped
 
@@ -39,13 +42,24 @@ def safe(text: str) -> str:
 
 
 def cell_text(tokens: np.ndarray) -> np.ndarray | None:
-    """Texts for the cells of [layer, column], shortened to the width of a cell; None if there are too many."""
+    """Texts for the cells of [layer, column], cut to the width of a cell; None if there are too many."""
     n_columns = tokens.shape[1]
     if n_columns > TEXT_COLUMNS:
         return None
-    limit = max(4, min(14, 112 // max(n_columns, 1)))
+    limit = max(4, min(14, 98 // max(n_columns, 1)))
     flat = [safe(shorten(visible(str(token)), limit)) for token in tokens.ravel()]
     return np.array(flat, dtype=object).reshape(tokens.shape)
+
+
+def text_colours(values: np.ndarray) -> np.ndarray:
+    """Black or white for text on Cividis cells of 0–1, whichever contrasts more (at least 4.5 to 1)."""
+    stops = np.array([hex_to_rgb(colour) for colour in sequential.Cividis], dtype=float) / 255
+    where = np.linspace(0, 1, len(stops))
+    rgb = np.stack([np.interp(values, where, channel) for channel in stops.T], axis=-1)
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ np.array([0.2126, 0.7152, 0.0722])
+    # Contrast with black exceeds that with white above this luminance: (L + 0.05)² = 1.05 · 0.05.
+    return np.where(luminance > 0.1791, "#000", "#fff").astype(object)
 
 
 def token_label(position: int, token: str, other: str | None = None) -> str:
@@ -76,20 +90,31 @@ def row_height(n_layers: int, with_text: bool) -> int:
     return int(np.clip(n_layers * (18 if with_text else 12), 200, 1800))
 
 
-def axes(x_title: str, n_columns: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Category axes for columns and layers. Plotly thins labels that would touch and restores them on zoom."""
-    thinned = " (labels thin out; zoom or hover for all)" if n_columns > 60 else ""
-    longest = 90 if n_columns > 30 else 45
-    x = {
-        "type": "category",
-        "title": {"text": x_title + thinned},
-        "tickangle": -longest if n_columns > 6 else 0,
-        "showgrid": False,
-        "ticks": "outside",
-        "ticklen": 3,
-    }
-    y = {"type": "category", "title": {"text": "layer"}, "showgrid": False, "ticks": "outside", "ticklen": 3}
-    return x, y
+def axes(x_title: str, labels: Sequence[str], rows: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Category axes for columns and layers. Plotly thins labels that touch and restores them on zoom."""
+    thinned = " (zoom or hover for all labels)" if len(labels) > 60 else ""
+    common = {"type": "category", "showgrid": False, "ticks": "outside", "ticklen": 3}
+    # Given ranges: text in cells would otherwise widen them by a margin.
+    x = {**common, "title": {"text": x_title + thinned}, "tickangle": -_angle(labels)}
+    y = {**common, "title": {"text": "layer"}, "range": [-0.5, len(rows) - 0.5]}
+    return {**x, "range": [-0.5, len(labels) - 0.5]}, y
+
+
+def _angle(labels: Sequence[str]) -> int:
+    if len(labels) <= 6 or max(map(len, labels), default=0) <= 2:
+        return 0
+    return 90 if len(labels) > 30 else 45
+
+
+def bottom(labels: Sequence[str]) -> int:
+    """Bottom margin that holds the labels at their angle, and the title of the axis."""
+    longest = max((len(unescape(label)) for label in labels), default=0) * 6.2
+    return int(48 + longest * np.sin(np.radians(_angle(labels))))
+
+
+def gaps(n_columns: int) -> dict[str, float]:
+    """Hairlines between cells, where cells are wide enough to spare them."""
+    return {"xgap": 0.5, "ygap": 0.5} if n_columns <= 60 else {}
 
 
 def outline(x0: int, x1: int, y0: int, y1: int, **axis: str) -> list[dict[str, Any]]:
@@ -102,7 +127,7 @@ def outline(x0: int, x1: int, y0: int, y1: int, **axis: str) -> list[dict[str, A
 
 
 def last_runs(is_so: np.ndarray) -> list[int | None]:
-    """For each column of [layer, column]: the first row of the unbroken run of True that ends in the last row."""
+    """For each column of [layer, column]: the first row of the run of True that ends in the last row."""
     starts: list[int | None] = []
     for column in is_so.T:
         if not column[-1]:
@@ -115,6 +140,4 @@ def last_runs(is_so: np.ndarray) -> list[int | None]:
 
 def at(labels: Sequence[str], index: int) -> str:
     """A label as plain text, for sentences."""
-    from html import unescape
-
     return unescape(labels[index])

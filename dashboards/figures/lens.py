@@ -1,7 +1,7 @@
 """Figures of a logit lens.
 
-`lens`    layer × position: the top token of each cell, colour its probability (0–1). Outlined: the layers from
-          which on the target stays top-1, in every column where it is top-1 after the last layer.
+`lens`    layer × position: the top token of each cell, colour its probability (0–1). Outlined: the layers
+          from which on the target stays top-1, in each column where it is top-1 after the last layer.
 `layers`  at the last position, over layers: entropy, KL to the final distribution, rank of the target with
           the control (median rank of random tokens) dashed.
 """
@@ -19,6 +19,10 @@ from dashboards.figures.theme import f32
 
 if TYPE_CHECKING:
     from workbench.results import Result
+
+
+IN_HOVER = ("entropy", "kl_to_final", "target_rank", "target_probability", "control_rank")
+"""Numbers of a cell in `customdata`, in the order that `_hover_template` says them."""
 
 
 def figures(result: Result) -> dict[str, go.Figure]:
@@ -44,36 +48,24 @@ def lens_figure(result: Result) -> go.Figure:
     ]
     text = grid.cell_text(data["top_token"].values[:, :, 0])
     hover, shown = _hover(data)
+    p = f32(data["top_probability"].values[:, :, 0])
     cells = go.Heatmap(
         name="top-1 probability",
         x=labels,
         y=layers,
-        z=f32(data["top_probability"].values[:, :, 0]),
+        z=p,
         coloraxis="coloraxis",
         hovertext=hover,
-        customdata=f32(
-            np.stack(
-                [
-                    data[name].values
-                    for name in (
-                        "entropy",
-                        "kl_to_final",
-                        "target_rank",
-                        "target_probability",
-                        "control_rank",
-                    )
-                ],
-                axis=-1,
-            )
-        ),
+        customdata=f32(np.stack([data[name].values for name in IN_HOVER], axis=-1)),
         hovertemplate=_hover_template(str(data.attrs["target"])),
-        xgap=0.5,
-        ygap=0.5,
+        **grid.gaps(len(labels)),
     )
     if text is not None:
-        cells.update(text=text, texttemplate="%{text}", textfont={"size": theme.SIZE["cell"]})
+        cells.update(text=text)
     k = data.sizes["k"]
     notes = [_depth_sentence(result), cut]
+    if text is not None:
+        notes.append(f"In cells, · stands for a leading space; hover shows tokens in full, with the top {k}.")
     if shown < k:
         notes.append(f"Hover shows the top token of each cell; the result holds the top {k}.")
     under = theme.subtitle(
@@ -83,12 +75,28 @@ def lens_figure(result: Result) -> go.Figure:
         more=[note for note in notes if note],
     )
     title = "Logit lens: the token each layer would say next"
-    made = theme.layout(title, under, plot_height=grid.row_height(n_layers, text is not None), bottom=90)
-    x, y = grid.axes("position and token", len(labels))
+    made = theme.layout(
+        title, under, plot_height=grid.row_height(n_layers, text is not None), bottom=grid.bottom(labels)
+    )
+    x, y = grid.axes("position and token", labels, layers)
     shapes = _outlines(data["target_rank"].values)
     bar = {"title": {"text": "top-1 probability"}}
     scale = {"colorscale": theme.SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": bar}
-    return go.Figure(cells, layout={**made, "xaxis": x, "yaxis": y, "shapes": shapes, "coloraxis": scale})
+    traces = [cells] if text is None else [cells, _texts(labels, layers, text, p)]
+    return go.Figure(traces, layout={**made, "xaxis": x, "yaxis": y, "shapes": shapes, "coloraxis": scale})
+
+
+def _texts(labels: list[str], layers: list[str], text: np.ndarray, p: np.ndarray) -> go.Scatter:
+    """The cells' texts. A heatmap's own text is grey on the middle of Cividis, where it cannot be read."""
+    return go.Scatter(
+        x=np.tile(np.array(labels, dtype=object), len(layers)),
+        y=np.repeat(np.array(layers, dtype=object), len(labels)),
+        mode="text",
+        text=text.ravel(),
+        textfont={"size": theme.SIZE["cell"], "color": grid.text_colours(p).ravel()},
+        hoverinfo="skip",
+        showlegend=False,
+    )
 
 
 def _hover(data) -> tuple[np.ndarray, int]:
@@ -130,7 +138,10 @@ def _depth_sentence(result: Result) -> str:
     control = theme.number(float(data["control_rank"].values[-1, -1]))
     if start is None:
         rank = theme.number(int(ranks[-1, -1]))
-        return f"At the last position {target} is not top-1 after the last layer: rank {rank} (control {control})."
+        return (
+            f"At the last position {target} is not top-1 after the last layer: rank {rank} "
+            f"(control, {control_name(result)}: {control})."
+        )
     return (
         f"Outlined: {target} stays top-1 from layer {int(layers[start])} on at the last position "
         f"(control, {control_name(result)} there: {control})."
@@ -148,18 +159,30 @@ def layers_figure(result: Result) -> go.Figure:
     panels = [("entropy", "entropy (nats)", ":.3f"), ("kl_to_final", "KL to final (nats)", ":.3f")]
     panels.append(("target_rank", f"rank of {target}", ":,.0f"))
     for row, (name, label, form) in enumerate(panels, start=1):
-        figure.add_scatter(
-            x=layers, y=f32(data[name].values), name=label, mode="lines+markers", line=line, marker=marker,
-            hovertemplate=f"layer %{{x:.0f}}: {label} %{{y{form}}}<extra></extra>", showlegend=row == 3, row=row, col=1,
-        )  # fmt: skip
+        trace = go.Scatter(
+            x=layers,
+            y=f32(data[name].values),
+            name=label,
+            mode="lines+markers",
+            line=line,
+            marker=marker,
+            cliponaxis=False,
+            hovertemplate=f"layer %{{x:.0f}}: {label} %{{y{form}}}<extra></extra>",
+            showlegend=row == 3,
+        )
+        figure.add_trace(trace, row=row, col=1)
         axis_title = label if row < 3 else f"{label}<br>(log, 1 = top)"
         figure.update_yaxes(title={"text": axis_title}, row=row, col=1)
     control = f"control: {control_name(result)}"
-    figure.add_scatter(
-        x=layers, y=f32(data["control_rank"].values), name=control, mode="lines",
+    trace = go.Scatter(
+        x=layers,
+        y=f32(data["control_rank"].values),
+        name=control,
+        mode="lines",
         line={"color": theme.SERIES[1], "width": 2, "dash": "dash"},
-        hovertemplate=f"layer %{{x:.0f}}: {control} %{{y:,.0f}}<extra></extra>", row=3, col=1,
-    )  # fmt: skip
+        hovertemplate=f"layer %{{x:.0f}}: {control} %{{y:,.0f}}<extra></extra>",
+    )
+    figure.add_trace(trace, row=3, col=1)
     figure.update_yaxes(type="log", dtick=1, row=3, col=1)
     figure.update_yaxes(rangemode="tozero", row=1, col=1)
     figure.update_yaxes(rangemode="tozero", row=2, col=1)

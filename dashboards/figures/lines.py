@@ -10,6 +10,9 @@ import plotly.graph_objects as go
 from dashboards.figures import theme
 from dashboards.figures.theme import f32
 
+LABEL = 80
+"""Right margin that holds the label of a level."""
+
 
 def band(x: np.ndarray, low: Any, high: Any, colour: str, name: str, *, group: str = "") -> list[go.Scatter]:
     """Two traces that fill the area between `low` and `high`; none where there is no interval at all."""
@@ -27,13 +30,13 @@ def band(x: np.ndarray, low: Any, high: Any, colour: str, name: str, *, group: s
     return [
         go.Scatter(y=low, name=f"{name}, low", **common),
         go.Scatter(
-            y=high, name=f"{name}, high", fill="tonexty", fillcolor=theme.rgba(colour, 0.18), **common
+            y=high, name=f"{name}, high", fill="tonexty", fillcolor=theme.rgba(colour, 0.25), **common
         ),
     ]
 
 
 def level(y: float, label: str, *, axis: str = "") -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """A dotted line across a panel, and its label at the right end inside the panel."""
+    """A dotted line across a panel, and its label right of the panel (give the layout `right=LABEL`)."""
     across = {"xref": f"x{axis} domain", "yref": f"y{axis}"}
     shape = {
         "type": "line",
@@ -49,8 +52,9 @@ def level(y: float, label: str, *, axis: str = "") -> tuple[list[dict[str, Any]]
         "y": y,
         **across,
         "text": label,
-        "xanchor": "right",
-        "yanchor": "bottom",
+        "xanchor": "left",
+        "xshift": 4,
+        "font": {"size": theme.SIZE["tick"]},
         "showarrow": False,
     }
     return [shape], [note]

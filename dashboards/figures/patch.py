@@ -55,7 +55,7 @@ def column_labels(data) -> list[str]:
 
 
 def colour_range(result: Result) -> float:
-    """Half the symmetric range, shared by effect and control: the largest |value| of both (1 if all are 0)."""
+    """Half the symmetric range of effect and control: the largest |value| of both (1 if all are 0)."""
     control = mean_control(result.data)
     arrays = [result.data["mean_effect"].values, *([control] if control is not None else [])]
     finite = [np.abs(a[np.isfinite(a)]).max(initial=0.0) for a in arrays]
@@ -72,18 +72,21 @@ def _subtitle(result: Result, *more: str) -> str:
     data = result.data
     clean, corrupt = (float(data[name].mean()) for name in ("clean_metric", "corrupt_metric"))
     n = int(data.attrs["n_pairs"])
-    mean = "mean metric" if n > 1 else "metric"
+    ends = f"metric: clean {theme.number(clean)}, corrupt {theme.number(corrupt)}"
     return theme.subtitle(
         model=theme.model_name(result),
         n=f"{n} pair{'s' if n > 1 else ''}",
-        units=f"{mean} clean {theme.number(clean)}, corrupt {theme.number(corrupt)}",
+        units=f"mean {ends}" if n > 1 else ends,
         control=str(data.attrs.get("control", "not run")),
         more=[note for note in (*more, _tokens_note(data, n)) if note],
     )
 
 
 def _tokens_note(data, n: int) -> str:
-    return "Token labels are those of the first pair." if n > 1 and column_of(data) == "position" else ""
+    if n == 1:
+        return ""
+    labels = "Metric and token labels are" if column_of(data) == "position" else "The metric is"
+    return f"{labels} named after the first pair."
 
 
 def _scale(result: Result) -> dict[str, Any]:
@@ -102,15 +105,14 @@ def _drawn(result: Result):
 
 def _heatmap(data, values: np.ndarray, name: str, numbers: bool) -> go.Heatmap:
     """One grid with everything about a cell in its hover."""
-    hover = _details(data)
+    hover, labels = _details(data), column_labels(data)
     cells = go.Heatmap(
         name=name,
-        x=column_labels(data),
+        x=labels,
         y=grid.layer_labels(data["layer"].values),
         z=f32(values),
         coloraxis="coloraxis",
-        xgap=0.5,
-        ygap=0.5,
+        **grid.gaps(len(labels)),
         customdata=hover[0],
         hovertemplate=f"<b>layer %{{y}}, {column_of(data)} %{{x}}</b><br>{hover[1]}<extra></extra>",
     )
@@ -151,9 +153,12 @@ def effect_figure(result: Result) -> go.Figure:
     if written:
         found += " Numbers stand in cells of |effect| ≥ 0.1."
     under = _subtitle(result, found, cut)
-    x, y = _axes(data, len(labels))
+    x, y = _axes(data)
     made = theme.layout(
-        title_of(result), under, plot_height=grid.row_height(data.sizes["layer"], written), bottom=90
+        title_of(result),
+        under,
+        plot_height=grid.row_height(data.sizes["layer"], written),
+        bottom=grid.bottom(labels),
     )
     cells = _heatmap(data, mean, "mean effect" if data.sizes["pair"] > 1 else "effect", written)
     shapes = grid.outline(at, at, row, row)
@@ -176,15 +181,16 @@ def control_figure(result: Result) -> go.Figure:
     note = f"Largest |control effect|: {largest}. Both grids have one colour range."
     under = _subtitle(result, note, cut)
     made = theme.layout(
-        f"{title_of(result)}, beside its control",
+        f"Effect beside its control: {result.data.attrs['direction']} patches of {result.data.attrs['kind']}",
         under,
         plot_height=grid.row_height(data.sizes["layer"], False),
-        bottom=90,
+        bottom=grid.bottom(column_labels(data)),
         legend_rows=1,
     )
-    x, y = _axes(data, len(figure.data[0].x))
+    x, y = _axes(data)
     figure.update_layout({**made, "showlegend": False, "coloraxis": _scale(result)})
-    figure.update_xaxes(x)
+    figure.update_annotations(font={"size": theme.SIZE["axis"]})
+    figure.update_xaxes({**x, "title": {"text": x["title"]["text"].replace(" and token, clean→corrupt", "")}})
     figure.update_yaxes(y)
     figure.update_yaxes(title=None, showticklabels=False, ticks="", col=2)
     row, at = strongest(data["mean_effect"].values)
@@ -194,9 +200,7 @@ def control_figure(result: Result) -> go.Figure:
     return figure
 
 
-def _axes(data, n: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _axes(data) -> tuple[dict[str, Any], dict[str, Any]]:
     is_head = column_of(data) == "head"
-    x, y = grid.axes("head (all positions)" if is_head else "position and token, clean→corrupt", n)
-    if is_head:
-        x["tickangle"] = 0
-    return x, y
+    title = "head (all positions)" if is_head else "position and token, clean→corrupt"
+    return grid.axes(title, column_labels(data), grid.layer_labels(data["layer"].values))

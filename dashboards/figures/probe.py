@@ -1,8 +1,10 @@
-"""Figures of a probe sweep over layers.
+"""Figures of a probe sweep.
 
-`auc`       held-out AUC by layer with its confidence band per probe; the control dashed in the same hue; chance
-            (0.5) dotted.
-`accuracy`  accuracy by layer with the majority baseline dotted, and below it the selectivity (score − control).
+`auc`        AUC by layer with its interval per probe; the control dashed in the same hue, with an area up to
+             the highest control; chance (0.5) dotted.
+`accuracy`   accuracy with the majority baseline dotted, and below it the selectivity (accuracy − control).
+`positions`  AUC of every layer × position. Only for a sweep over several positions, where the other two
+             figures show the position of the best AUC and say so.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dashboards.figures import theme
-from dashboards.figures.lines import band, level
+from dashboards.figures import grid, theme
+from dashboards.figures.lines import LABEL, band, level
 from dashboards.figures.theme import f32
 
 if TYPE_CHECKING:
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
 
 
 def figures(result: Result) -> dict[str, go.Figure]:
-    """`auc` and `accuracy`."""
-    return {"auc": auc_figure(result), "accuracy": accuracy_figure(result)}
+    """`auc` and `accuracy`, and `positions` where there are several."""
+    made = {"auc": auc_figure(result), "accuracy": accuracy_figure(result)}
+    if result.data.sizes.get("position", 1) > 1:
+        made["positions"] = positions_figure(result)
+    return made
 
 
 def probe_names(result: Result) -> list[str]:
@@ -36,20 +41,47 @@ def pretty(name: str) -> str:
     return name.replace("_", " ")
 
 
+def along(data) -> str:
+    """The dimension of the lines: `layer`, or `site` where sites are not one per block."""
+    return "layer" if "layer" in data.dims else "site"
+
+
+def at_best_position(data):
+    """The data at one position: that of the highest AUC, where there are several."""
+    if "position" not in data.dims:
+        return data
+    best = data["auc"].max([along(data), "probe"])
+    return data.isel(position=int(np.nanargmax(best.values)))
+
+
+def _x(data) -> np.ndarray:
+    values = data[along(data)].values
+    return f32(values) if along(data) == "layer" else values.astype(str).astype(object)
+
+
+def _position_note(result: Result) -> str:
+    data = result.data
+    if "position" not in data.dims:
+        return ""
+    shown, n = int(at_best_position(data)["position"]), data.sizes["position"]
+    return f"Shown: position {shown}, that of the best AUC among {n}; the heatmap has all." if n > 1 else ""
+
+
 def _style(i: int) -> tuple[str, str]:
     return theme.SERIES[i % len(theme.SERIES)], theme.SYMBOLS[i % len(theme.SYMBOLS)]
 
 
 def _subtitle(result: Result, *more: str) -> str:
     attrs = result.data.attrs
-    n, positive = attrs.get("n"), attrs.get("n_positive")
-    label = f" {attrs['positive']!r}" if attrs.get("positive") else " positive"
-    examples = f"{n} examples" + (f" ({positive}{label})" if positive is not None else "")
+    label = repr(attrs["positive"]) if attrs.get("positive") else "positive"
+    examples = f"{attrs.get('n', '?')} examples"
+    if attrs.get("n_positive") is not None:
+        examples += f" ({attrs['n_positive']} {label})"
     folds = f"{attrs['folds']} folds" if attrs.get("folds") else "held out"
-    # `grouped` is a flag or the name of the group, whichever the sweep wrote.
     grouped = attrs.get("grouped")
     if grouped:
-        folds += f" grouped by {grouped}" if isinstance(grouped, str) else ", groups kept together"
+        groups = f"{attrs['n_groups']} groups" if attrs.get("n_groups") else "groups"
+        folds += f" grouped by {grouped}" if isinstance(grouped, str) else f" that keep {groups} together"
     return theme.subtitle(
         model=theme.model_name(result),
         n=examples,
@@ -69,55 +101,68 @@ def _line(x: np.ndarray, y: Any, i: int, name: str, template: str, **more: Any) 
         line={"color": colour, "width": 2},
         marker={"color": colour, "symbol": symbol, "size": 6},
         hovertemplate=template,
-        legendgroup=name,
         **more,
     )
 
 
 def auc_figure(result: Result) -> go.Figure:
-    """AUC with its band, and the control."""
-    data = result.data
-    layers = f32(data["layer"].values)
+    """AUC with its interval, and the control."""
+    data = at_best_position(result.data)
+    x, first = _x(data), along(data)
     figure = go.Figure(layout={"template": theme.TEMPLATES["light"]})
     for i, probe in enumerate(probe_names(result)):
         at = data.sel(probe=probe)
         name, colour = pretty(probe), _style(i)[0]
         low, high = at["auc_low"].values, at["auc_high"].values
-        for trace in band(layers, low, high, colour, name, group=name):
-            figure.add_trace(trace)
+        figure.add_traces(band(x, low, high, colour, name))
         template = f"{name}: AUC %{{y:.3f}} [%{{customdata[0]:.3f}}, %{{customdata[1]:.3f}}]<extra></extra>"
-        figure.add_trace(
-            _line(layers, at["auc"].values, i, name, template, customdata=f32(np.stack([low, high], axis=-1)))
-        )
+        interval = f32(np.stack([low, high], axis=-1))
+        figure.add_trace(_line(x, at["auc"].values, i, name, template, customdata=interval, legendgroup=name))
         if "control_auc" in data:
-            figure.add_trace(_control(layers, at, colour, name))
+            figure.add_traces(_control(x, at, colour, f"{name}, control"))
+    has_control = "control_auc" in data
     shapes, notes = level(0.5, "chance")
     made = theme.layout(
-        "Linear probes by layer: held-out AUC",
-        _subtitle(result, "Shaded: 95 % interval. Dashed: control in the same colour."),
+        f"Linear probes by {first}: AUC out of fold",
+        _subtitle(result, _position_note(result), _legend_note(has_control, "control_auc_high" in data)),
         plot_height=340,
         legend_rows=_rows(result),
+        bottom=_bottom(data),
+        right=LABEL,
     )
     figure.update_layout(made, shapes=shapes, annotations=notes, hovermode="x unified")
-    figure.update_xaxes(title={"text": "layer"}, hoverformat=".0f", unifiedhovertitle={"text": "layer %{x}"})
-    figure.update_yaxes(title={"text": "AUC"}, range=_auc_range(data))
-    return figure
+    heading = "layer %{x:.0f}" if first == "layer" else "%{x}"
+    figure.update_xaxes(title={"text": first}, unifiedhovertitle={"text": heading}, **_x_type(data))
+    return figure.update_yaxes(title={"text": "AUC"}, range=_auc_range(data))
 
 
-def _control(layers: np.ndarray, at, colour: str, name: str) -> go.Scatter:
-    has_high = "control_auc_high" in at
-    high = f32(at["control_auc_high"].values)[:, None] if has_high else None
-    upper = " (95 % of controls below %{customdata[0]:.3f})" if has_high else ""
-    return go.Scatter(
-        x=layers,
-        y=f32(at["control_auc"].values),
-        name=f"{name}, control",
-        mode="lines",
-        line={"color": colour, "width": 2, "dash": "dash"},
-        customdata=high,
-        hovertemplate=f"{name}, control: AUC %{{y:.3f}}{upper}<extra></extra>",
-        legendgroup=name,
-    )
+def _legend_note(has_control: bool, has_highest: bool) -> str:
+    control = " Dashed: mean of the controls" + (", shaded up to the highest." if has_highest else ".")
+    return "Solid: AUC with its 95 % interval." + (control if has_control else "")
+
+
+def _control(x: np.ndarray, at, colour: str, name: str) -> list[go.Scatter]:
+    """The control's line, below an area up to the highest control."""
+    mean = at["control_auc"].values
+    line = {"color": colour, "width": 2, "dash": "dash"}
+    common = {"x": x, "mode": "lines", "legendgroup": name}
+    if "control_auc_high" not in at:
+        hover = f"{name}: AUC %{{y:.3f}}<extra></extra>"
+        return [go.Scatter(y=f32(mean), name=name, line=line, hovertemplate=hover, **common)]
+    high = f32(at["control_auc_high"].values)
+    hover = f"{name}: AUC %{{y:.3f}} (highest %{{customdata[0]:.3f}})<extra></extra>"
+    area = {
+        "fill": "tonexty",
+        "fillcolor": theme.rgba(colour, 0.14),
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+    }
+    return [
+        go.Scatter(
+            y=f32(mean), name=name, line=line, customdata=high[:, None], hovertemplate=hover, **common
+        ),
+        go.Scatter(y=high, name=f"{name}, highest", showlegend=False, **area, **common),
+    ]
 
 
 def _auc_range(data) -> list[float]:
@@ -127,40 +172,96 @@ def _auc_range(data) -> list[float]:
     return [max(0.0, min(0.4, lowest - 0.03)), 1.02]
 
 
+def _x_type(data) -> dict[str, Any]:
+    return {} if along(data) == "layer" else {"type": "category", "tickangle": -45}
+
+
+def _bottom(data) -> int:
+    return 60 if along(data) == "layer" else 150
+
+
 def accuracy_figure(result: Result) -> go.Figure:
     """Accuracy with the majority baseline; selectivity below."""
-    data = result.data
-    layers = f32(data["layer"].values)
+    data = at_best_position(result.data)
+    x, first = _x(data), along(data)
     has_selectivity = "selectivity" in data
     rows = 2 if has_selectivity else 1
     figure = make_subplots(rows=rows, cols=1, shared_xaxes=True, vertical_spacing=0.08)
+    where = "layer %{x:.0f}" if first == "layer" else "%{x}"
     for i, probe in enumerate(probe_names(result)):
         at, name = data.sel(probe=probe), pretty(probe)
-        template = f"layer %{{x:.0f}}, {name}: accuracy %{{y:.3f}}<extra></extra>"
-        figure.add_trace(_line(layers, at["accuracy"].values, i, name, template), row=1, col=1)
+        template = f"{where}, {name}: accuracy %{{y:.3f}}<extra></extra>"
+        line = _line(x, at["accuracy"].values, i, f"{name}, accuracy", template, legendgroup=name)
+        figure.add_trace(line, row=1, col=1)
         if has_selectivity:
-            template = f"layer %{{x:.0f}}, {name}: selectivity %{{y:.3f}}<extra></extra>"
-            line = _line(
-                layers, at["selectivity"].values, i, f"{name}, selectivity", template, showlegend=False
-            )
-            figure.add_trace(line.update(legendgroup=name), row=2, col=1)
+            template = f"{where}, {name}: selectivity %{{y:.3f}}<extra></extra>"
+            line = _line(x, at["selectivity"].values, i, f"{name}, selectivity", template, legendgroup=name)
+            figure.add_trace(line.update(showlegend=False), row=2, col=1)
     shapes, notes = [], []
     majority = data.attrs.get("majority_accuracy")
     if majority is not None:
-        shapes, notes = level(float(majority), "majority class")
+        shapes, notes = level(float(majority), "majority")
+    meaning = ""
     if has_selectivity:
-        more_shapes, more_notes = level(0.0, "no better than the control", axis="2")
-        shapes, notes = shapes + more_shapes, notes + more_notes
+        zero, zero_note = level(0.0, "= control", axis="2")
+        shapes, notes = shapes + zero, notes + zero_note
         figure.update_yaxes(title={"text": "selectivity"}, row=2, col=1)
+        meaning = f"Selectivity: {data['selectivity'].attrs.get('long_name', 'score minus control')}."
     made = theme.layout(
-        "Linear probes by layer: accuracy and selectivity" if has_selectivity else "Linear probes: accuracy",
-        _subtitle(result, "Selectivity: score minus the control's score." if has_selectivity else ""),
+        f"Linear probes by {first}: accuracy" + (" and selectivity" if has_selectivity else ""),
+        _subtitle(result, _position_note(result), meaning),
         plot_height=400 if has_selectivity else 280,
         legend_rows=_rows(result, controls=False),
+        bottom=_bottom(data),
+        right=LABEL,
     )
     figure.update_layout(made, shapes=shapes, annotations=notes)
-    figure.update_xaxes(title={"text": "layer"}, row=rows, col=1)
-    figure.update_yaxes(title={"text": "accuracy"}, row=1, col=1)
+    figure.update_xaxes(title={"text": first}, row=rows, col=1)
+    figure.update_xaxes(**_x_type(data))
+    return figure.update_yaxes(title={"text": "accuracy"}, row=1, col=1)
+
+
+def positions_figure(result: Result) -> go.Figure:
+    """AUC of every layer × position, one panel per probe, on one colour range around chance."""
+    first, names = along(result.data), probe_names(result)
+    n = result.data.sizes[first]
+    columns, cut = grid.last_columns(n * len(names), result.data.sizes["position"])
+    data = result.data.isel(position=columns)
+    positions = grid.layer_labels(data["position"].values)
+    rows = grid.layer_labels(data[first].values) if first == "layer" else [str(s) for s in data[first].values]
+    figure = make_subplots(
+        rows=1,
+        cols=len(names),
+        shared_yaxes=True,
+        horizontal_spacing=0.03,
+        subplot_titles=[*map(pretty, names)],
+    )
+    for i, name in enumerate(names, start=1):
+        at = data["auc"].sel(probe=name).transpose(first, "position").values
+        hover = f"<b>{first} %{{y}}, position %{{x}}</b><br>{pretty(name)}: AUC %{{z:.3f}}<extra></extra>"
+        gaps: dict[str, Any] = grid.gaps(len(positions))
+        panel = go.Heatmap(
+            name=f"AUC, {pretty(name)}",
+            x=positions,
+            y=rows,
+            z=f32(at),
+            coloraxis="coloraxis",
+            hovertemplate=hover,
+            **gaps,
+        )
+        figure.add_trace(panel, row=1, col=i)
+    title = f"Linear probes: AUC out of fold by {first} and position"
+    made = theme.layout(
+        title, _subtitle(result, cut), plot_height=grid.row_height(n, False), bottom=80, legend_rows=1
+    )
+    bar = {"title": {"text": "AUC (0.5 = chance)"}}
+    scale = {"colorscale": theme.DIVERGING, "cmin": 0, "cmax": 1, "cmid": 0.5, "colorbar": bar}
+    figure.update_layout({**made, "showlegend": False, "coloraxis": scale})
+    figure.update_annotations(font={"size": theme.SIZE["axis"]})
+    x, y = grid.axes("position", positions, rows)
+    figure.update_xaxes(x)
+    figure.update_yaxes({**y, "title": None, "ticks": ""})
+    figure.update_yaxes(title={"text": first}, col=1)
     return figure
 
 

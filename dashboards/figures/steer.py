@@ -14,7 +14,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dashboards.figures import theme
-from dashboards.figures.lines import band, level
+from dashboards.figures.lines import LABEL, band, level
 from dashboards.figures.theme import f32
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def baseline(result: Result) -> float | None:
 
 
 def _label(direction: str) -> str:
-    return {"steered": "steered", "random": "random direction (control)"}.get(direction, direction)
+    return {"steered": "steered", "random": "random (control)"}.get(direction, direction)
 
 
 def _style(i: int) -> dict[str, Any]:
@@ -61,24 +61,33 @@ def _style(i: int) -> dict[str, Any]:
     dash = "solid" if i == 0 else "dash"
     return {
         "mode": "lines+markers",
+        "cliponaxis": False,
         "line": {"color": colour, "width": 2.5 if i == 0 else 2, "dash": dash},
         "marker": {"color": colour, "symbol": theme.SYMBOLS[i % len(theme.SYMBOLS)], "size": 7},
     }
 
 
+def control_text(result: Result) -> str:
+    """What steering is compared with."""
+    if len(directions(result)) < 2:
+        return "not run"
+    return str(result.data.attrs.get("control", "random direction of the same norm"))
+
+
 def _subtitle(result: Result, *more: str) -> str:
-    has_control = len(directions(result)) > 1
-    n = result.data.sizes.get("prompt", 1)
+    attrs, n = result.data.attrs, result.data.sizes.get("prompt", 1)
+    what = f"direction: {attrs['direction']}" if attrs.get("direction") else ""
     return theme.subtitle(
         model=theme.model_name(result),
         n=f"{n} prompt{'s' if n > 1 else ''}",
-        control="random direction of the same norm" if has_control else "not run",
+        units=f"{what} at {attrs['site']}" if what and attrs.get("site") else what,
+        control=control_text(result),
         more=[note for note in more if note],
     )
 
 
 def _finish(figure: go.Figure, title: str, under: str, y_title: str, height: int) -> go.Figure:
-    made = theme.layout(title, under, plot_height=height, legend_rows=1)
+    made = theme.layout(title, under, plot_height=height, legend_rows=1, right=LABEL)
     figure.update_layout(made, hovermode="x unified")
     figure.update_xaxes(title={"text": "strength"}, unifiedhovertitle={"text": "strength %{x}"})
     figure.update_yaxes(title={"text": y_title})

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from html import unescape
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from dashboards.figures.theme import number
-
-COORDINATE = "{:g}"
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,13 @@ def tables(figure: go.Figure) -> list[Table]:
     Traces of other types are left out, and a table without rows says so in its caption.
     """
     found: list[Table] = []
-    lines: list[go.Scatter] = []
-    for trace in figure.data:
+    lines: list[Any] = []
+    traces: tuple[Any, ...] = figure.data  # type: ignore[assignment]
+    for trace in traces:
         if isinstance(trace, go.Heatmap):
             found.append(_heatmap(trace))
+        elif isinstance(trace, go.Scatter) and trace.mode == "text":
+            continue  # labels of the cells of a heatmap, which are in its table
         elif isinstance(trace, go.Scatter):
             lines.append(trace)
         else:
@@ -44,7 +46,7 @@ def tables(figure: go.Figure) -> list[Table]:
     return found
 
 
-def _heatmap(trace: go.Heatmap) -> Table:
+def _heatmap(trace: Any) -> Table:
     values = np.asarray(trace.z)
     # Numbers written into cells repeat the value; texts such as tokens add to it.
     text = np.asarray(trace.text) if trace.text is not None and trace.hovertext is not None else None
@@ -57,17 +59,24 @@ def _heatmap(trace: go.Heatmap) -> Table:
     return Table(_plain(trace.name or ""), ("layer", *(_plain(x) for x in trace.x)), tuple(rows))
 
 
-def _lines(traces: list[go.Scatter], x_title: str) -> Table:
-    coordinates = sorted({float(x) for trace in traces for x in np.asarray(trace.x, dtype=float)})
+def _lines(traces: list[Any], x_title: str) -> Table:
+    coordinates: list[Any] = list(dict.fromkeys(x for trace in traces for x in _list(trace.x)))
+    if not any(isinstance(x, str) for x in coordinates):
+        coordinates.sort()
     columns = []
     for trace in traces:
-        at = dict(zip(np.asarray(trace.x, dtype=float), np.asarray(trace.y, dtype=float), strict=True))
+        at = dict(zip(_list(trace.x), _list(trace.y), strict=True))
         columns.append([number(float(at[x])) if x in at else "–" for x in coordinates])
     names = tuple(_plain(trace.name or "") for trace in traces)
     rows = tuple(
-        (COORDINATE.format(x), *(column[i] for column in columns)) for i, x in enumerate(coordinates)
+        (x if isinstance(x, str) else f"{x:g}", *(column[i] for column in columns))
+        for i, x in enumerate(coordinates)
     )
     return Table(f"{', '.join(names)} by {x_title}", (x_title, *names), rows)
+
+
+def _list(values: Any) -> list[Any]:
+    return np.asarray(values).tolist()
 
 
 def _x_title(figure: go.Figure) -> str:

@@ -4,8 +4,9 @@
 - probabilities: Cividis (Nuñez et al. 2018, 10.1371/journal.pone.0199239), range fixed to 0–1;
 - signed effects: ColorBrewer's PuOr, zero at white, symmetric range (purple positive, orange negative).
 
-Two slim templates are registered, `workbench_light` and `workbench_dark` (Plotly's own is 6 KB in every figure).
-Everything that depends on the scheme is in the template, so `use_scheme` is all that dark mode takes.
+Two slim templates are registered, `workbench_light` and `workbench_dark` (Plotly's own is 6 KB in every
+figure). All that depends on the scheme is in the template, so dark mode takes
+`use_scheme` and nothing else.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ OKABE_ITO: dict[str, str] = {
     "vermillion": "#D55E00",
     "reddish_purple": "#CC79A7",
 }
-"""The eight colours. As lines only those in `SERIES` are used: black and yellow vanish on one of the schemes."""
+"""The eight colours. Lines use those in `SERIES`: black and yellow vanish on one of the schemes."""
 
 SERIES: tuple[str, ...] = tuple(
     OKABE_ITO[name] for name in ("blue", "vermillion", "bluish_green", "reddish_purple", "orange", "sky_blue")
@@ -43,18 +44,27 @@ SERIES: tuple[str, ...] = tuple(
 SYMBOLS: tuple[str, ...] = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 
 SEQUENTIAL = "Cividis"
-DIVERGING: list[list[Any]] = [
-    [i / 10, colour]
-    for i, colour in enumerate(
-        "#7f3b08 #b35806 #e08214 #fdb863 #fee0b6 #f7f7f7 #d8daeb #b2abd2 #8073ac #542788 #2d004b".split()
-    )
-]
+_PUOR = (
+    "7f3b08",
+    "b35806",
+    "e08214",
+    "fdb863",
+    "fee0b6",
+    "f7f7f7",
+    "d8daeb",
+    "b2abd2",
+    "8073ac",
+    "542788",
+    "2d004b",
+)
+DIVERGING: list[list[Any]] = [[i / 10, f"#{colour}"] for i, colour in enumerate(_PUOR)]
 OUTLINE = OKABE_ITO["vermillion"]
 """Outline of marked cells; drawn over a wider white line so that it shows on every cell colour."""
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 SIZE = {"title": 16, "subtitle": 12, "axis": 12, "tick": 11, "cell": 10}
-SUBTITLE_WIDTH = 100
+SUBTITLE_WIDTH = 95
+"""Characters of a subtitle line: what a figure 700 pixels wide holds."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +125,7 @@ def _template(scheme: Scheme) -> go.layout.Template:
                 "font": {"color": tokens.text},
             },
             "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": tokens.axis, "activecolor": tokens.accent},
-            "annotationdefaults": {"font": {"color": tokens.muted, "size": SIZE["tick"]}, "showarrow": False},
+            "annotationdefaults": {"font": {"color": tokens.muted}, "showarrow": False},
             "shapedefaults": {"line": {"color": tokens.axis, "width": 1}},
         }
     )
@@ -170,7 +180,7 @@ def model_name(result: Result) -> str:
 
 
 def layout(
-    title: str, under: str, *, plot_height: int, bottom: int = 60, legend_rows: int = 0
+    title: str, under: str, *, plot_height: int, bottom: int = 60, right: int = 20, legend_rows: int = 0
 ) -> dict[str, Any]:
     """Layout keys that all figures share. The height is that of the plot area plus header and footer."""
     top = 46 + 15 * (under.count("<br>") + 1) + 22 * legend_rows
@@ -188,7 +198,7 @@ def layout(
             "pad": {"t": 12},
         },
         "height": plot_height + top + bottom,
-        "margin": {"t": top, "b": bottom, "l": 60, "r": 20},
+        "margin": {"t": top, "b": bottom, "l": 60, "r": right},
         "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom"},
         "showlegend": legend_rows > 0,
     }

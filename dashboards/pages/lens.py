@@ -23,7 +23,7 @@ from workbench.specs import Spec, parse_spec
 PAGE, KIND, PATH = "lens", "lens", "/lens"
 TOP_K = 10
 PROMPT, TARGET, MODEL, DTYPE = (ids.of(PAGE, name) for name in ("prompt", "target", "model", "dtype"))
-RUN, RESULT, CELL = (ids.of(PAGE, name) for name in ("run", "result", "cell"))
+RUN, CELL = ids.of(PAGE, "run"), ids.of(PAGE, "cell")
 
 EXAMPLES: dict[str, dict[str, str]] = {
     "indirect object": {
@@ -42,9 +42,7 @@ def layout(state: AppState) -> html.Div:
         forms.prompt_input(PROMPT, "Prompt", first["prompt"], first=True),
         dmc.Group(
             [
-                forms.token_input(
-                    TARGET, "Target token (optional)", first["target"], "the model's own top-1"
-                ),
+                forms.token_input(TARGET, "Target (optional)", first["target"], "the model's own top-1"),
                 *forms.model_inputs(state, PAGE),
                 forms.run_button(PAGE),
             ],
@@ -56,7 +54,7 @@ def layout(state: AppState) -> html.Div:
         job_panel.layout(PAGE),
     )
     about = "Decode the residual stream after every block with the model's own readout (logit lens)."
-    return html.Div([forms.heading("Prompt & Lens", about), form, html.Div(id=RESULT)])
+    return html.Div([forms.heading("Prompt & Lens", about), form, results.layout(PAGE)])
 
 
 def fields(prompt: str | None, target: str | None, model: str | None, dtype: str | None) -> dict[str, Any]:
@@ -92,8 +90,8 @@ def depth_sentence(result: Result) -> str:
             f"{summary['final_rank']:,} (random tokens: {control})."
         )
     return (
-        f"{target} becomes and stays top-1 {where} from layer {summary['depth']} of 0–{last} on; final probability "
-        f"{summary['final_probability']:.3f} (rank of random tokens: {control})."
+        f"{target} becomes and stays top-1 {where} from layer {summary['depth']} of 0–{last} on; "
+        f"final probability {summary['final_probability']:.3f} (rank of random tokens: {control})."
     )
 
 
@@ -160,7 +158,6 @@ def show(run: Run, scheme: str | None) -> list[Any]:
 def register(app: dash.Dash, state: AppState) -> None:
     """Callbacks: submit, examples, result, cell."""
     form = [Output(i, "value") for i in (PROMPT, TARGET, MODEL, DTYPE)]
-    job_panel.register(app, state, PAGE, KIND)
     results.register(app, state, PAGE, KIND, PATH, form=form, form_values=form_values, show=show)
 
     @app.callback(
@@ -194,8 +191,9 @@ def register(app: dash.Dash, state: AppState) -> None:
     @app.callback(
         Output(CELL, "children"),
         Input(ids.figure(PAGE, "lens"), "clickData"),
-        State(ids.LOCATION, "search"),
+        State(ids.query(PAGE), "data"),
         prevent_initial_call=True,
+        optional=True,  # there is no grid before the first result
     )
     def show_cell(click, search):
         cell, run_id = clicked_cell(click), job_panel.run_of(search)

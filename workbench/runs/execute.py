@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import WorkbenchError
+from workbench.errors import RunError
 from workbench.files import publish_folder, scratch_folder
 from workbench.progress import Progress, Silent
 from workbench.runs.folder import Run, load_run, runs_folder
@@ -33,7 +33,7 @@ class _Log:
         self._start = time.perf_counter()
         self.events: list[dict[str, Any]] = []
 
-    def event(self, name: str, **details: Any) -> None:
+    def event(self, name: str, /, **details: Any) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         seconds = round(time.perf_counter() - self._start, 3)
         self.events.append({"time": now, "seconds": seconds, "event": name, **details})
@@ -109,12 +109,9 @@ def _write(folder: Path, run_id: str, spec: Spec, result: Result, seconds: float
 
 def _check_writable(target: Path) -> None:
     """Find out before the work that the folder cannot be written."""
-    try:
-        with scratch_folder(target):
-            pass
-    except OSError as error:
-        from workbench.files import cannot_write
-
-        raise cannot_write(target.parent, error) from error
-    if target.exists():
-        raise WorkbenchError(f"Run folder {str(target)!r} exists already.")
+    if target.parent.exists() and not target.parent.is_dir():
+        raise RunError(
+            f"{str(target.parent)!r} is a file, expected a folder for runs: choose another with --runs or $WORKBENCH_RUNS."
+        )
+    with scratch_folder(target):
+        pass

@@ -1,0 +1,58 @@
+// Small conveniences of the dashboard. Everything here also works without it, by mouse.
+(function () {
+  "use strict";
+
+  // Set the colour scheme before anything is drawn, so that a dark page does not flash white.
+  var stored = null;
+  try {
+    stored = window.localStorage.getItem("mantine-color-scheme-value");
+  } catch (error) {
+    stored = null; // storage is switched off: follow the system
+  }
+  var dark = stored === "dark" || (stored !== "light" && window.matchMedia("(prefers-color-scheme: dark)").matches);
+  document.documentElement.setAttribute("data-mantine-color-scheme", dark ? "dark" : "light");
+
+  // `/` goes to the prompt; Ctrl+Enter (or Cmd+Enter) in a prompt runs it.
+  document.addEventListener("keydown", function (event) {
+    var target = event.target;
+    var typing = target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName);
+    if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
+      var prompt = document.querySelector("textarea.prompt-first, .prompt-first textarea");
+      if (prompt) {
+        event.preventDefault();
+        prompt.focus();
+      }
+    }
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && typing) {
+      var button = document.querySelector(".run-button");
+      if (button) {
+        event.preventDefault();
+        button.click();
+      }
+    }
+  });
+
+  // The name of the page in the browser's tab.
+  var names = { "/": "Start", "/lens": "Prompt & Lens", "/patch": "Patch", "/probes": "Probes", "/runs": "Runs" };
+  window.dash_clientside = window.dash_clientside || {};
+  window.dash_clientside.workbench = {
+    name_tab: function (pathname) {
+      var path = pathname || "/";
+      var name = names[path] || (path.indexOf("/runs/") === 0 ? "Run " + path.slice(6) : "Not found");
+      document.title = name + " · Latent Workbench";
+      return window.dash_clientside.no_update;
+    },
+    // The query of the address, for the page it belongs to: on the way to another page the old one is still there.
+    tell_page: function (search, pathname, pages) {
+      return pages.map(function (id) {
+        return pathname === "/" + id.page ? search || "" : window.dash_clientside.no_update;
+      });
+    },
+  };
+
+  // Title of a run in the table: a link, so that it can be opened by keyboard or in a new tab.
+  var cells = (window.dashAgGridComponentFunctions = window.dashAgGridComponentFunctions || {});
+  cells.RunLink = function (props) {
+    return React.createElement("a", { href: "/runs/" + encodeURIComponent(props.data.id), className: "run-link" }, props.value);
+  };
+})();

@@ -1,0 +1,1 @@
+"""`workbench demo`: the whole thread on a real model — read, decode, probe, patch, steer, look."""
