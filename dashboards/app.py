@@ -15,7 +15,7 @@ from typing import Any
 
 import dash
 import dash_mantine_components as dmc
-from dash import Dash, Input, Output, State, html
+from dash import Dash, Input, Output, html
 
 from dashboards import ids, jobs_view, server, shell
 from dashboards.components import forms, graphs, job_panel, notify
@@ -83,10 +83,6 @@ def page_content(state: AppState, pathname: str | None, scheme: str | None) -> A
 
 
 def _register_routing(app: dash.Dash, state: AppState) -> None:
-    @app.callback(
-        Output(ids.CONTENT, "children"),
-        Input(ids.LOCATION, "pathname"),
-        State(ids.SCHEME, "computedColorScheme"),
-    )
-    def route(pathname, scheme):
-        return page_content(state, pathname, scheme)
+    @app.callback(Output(ids.CONTENT, "children"), Input(ids.ROUTE, "data"), prevent_initial_call=True)
+    def route(to):
+        return page_content(state, to["path"], to["scheme"])

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 LOCATION = "location"
 """The one address bar: `pathname` decides the page, `search` the run it shows."""
+ROUTE = "route"
+"""What the page is made for: `{"path": …, "scheme": "light" | "dark"}`, filled in by the browser."""
 CONTENT = "content"
 """Where the page stands."""
 SCHEME = "scheme"
@@ -15,7 +17,6 @@ SCHEME = "scheme"
 NOTIFICATIONS = "notifications"
 NAVBAR_SHOWN = "navbar-shown"
 SHELL = "shell"
-TITLE = "title-sink"
 
 POLL = "poll"
 """The one interval; it ticks only while a job runs."""
@@ -53,7 +54,7 @@ def panel(part: str, page: str) -> dict[str, str]:
 
 
 def query(page: str) -> dict[str, str]:
-    """Id of the store on a page that holds the query of its address.
+    """Id of the store on a page that holds the query of its address and the scheme to draw in.
 
     Pages listen to this and not to the address bar, which is there when they are not: Dash reports a callback
     whose input exists and whose output does not.

@@ -12,10 +12,12 @@ from typing import Any
 
 import dash
 import dash_mantine_components as dmc
-from dash import ALL, Input, Output, State, ctx, html, no_update
+from dash import ALL, Input, Output, State, html, no_update
 
 from dashboards import ids
 from dashboards.components import notify
+from dashboards.components.aria import aria
+from dashboards.components.clicks import clicked
 from dashboards.state import AppState
 from workbench.jobs import Job
 
@@ -31,9 +33,9 @@ def layout() -> dmc.Drawer:
         id=ids.JOBS_DRAWER,
         title="Jobs",
         position="right",
-        size=400,
-        children=html.Div(id=ids.JOBS_LIST, **{"aria-live": "polite"}),
-        closeButtonProps={"aria-label": "Close jobs"},
+        size="400px",
+        children=html.Div(id=ids.JOBS_LIST, **aria(live="polite")),
+        closeButtonProps=aria(label="Close jobs"),
     )
 
 
@@ -88,7 +90,7 @@ def row(job: Job) -> html.Div:
                 size="compact-sm",
                 variant="light",
                 color="red",
-                **{"aria-label": f"Cancel {job.id}"},
+                **aria(label=f"Cancel {job.id}"),
             )
         )
     if job.state == "finished":
@@ -114,7 +116,7 @@ def row(job: Job) -> html.Div:
                 size="sm",
                 animated=running,
                 transitionDuration=200,
-                **{"aria-label": f"Progress of {job.id}"},
+                **aria(label=f"Progress of {job.id}"),
             ),
             dmc.Text(
                 describe(job),
@@ -140,17 +142,17 @@ def rows(jobs: list[Job]) -> list[Any]:
     return [row(job) for job in jobs[:SHOWN]] + more
 
 
-def news(jobs: list[Job], seen: dict[str, str]) -> list[dict[str, Any]]:
-    """Notifications for jobs that ended since they were last seen."""
+def news(jobs: list[Job], seen: dict[str, str], shown: str = "") -> list[dict[str, Any]]:
+    """Notifications for jobs that ended since they were last seen; none for `shown`, whose result appears."""
     notes = []
     for job in reversed(jobs):
-        if seen.get(job.id) == job.state or not job.over:
+        if not job.over or seen.get(job.id) == job.state:
             continue
         if job.state == "failed":
             notes.append(notify.error(job.error, title=f"The {job.spec.kind} run failed"))
         elif job.state == "cancelled":
             notes.append(notify.info("Nothing was written.", title=f"The {job.spec.kind} run was cancelled"))
-        else:
+        elif job.id != shown:
             link = dmc.Anchor("Open its report", href=f"/runs/{job.run_id}", size="sm")
             notes.append(notify.info(link, title=f"The {job.spec.kind} run is finished"))
     return notes
@@ -182,8 +184,10 @@ def register(app: dash.Dash, state: AppState) -> None:
         State(ids.SEEN, "data"),
         State({"type": "job-bar", "job": ALL}, "id"),
         State({"type": "news", "page": ALL}, "data"),
+        State(ids.FOLLOWING, "data"),
+        State(ids.LOCATION, "pathname"),
     )
-    def look(_ticks, _submitted, _opened, seen, bars, told):
+    def look(_ticks, _submitted, _opened, seen, bars, told, following, pathname):
         jobs = state.worker.jobs()
         now: dict[str, str] = {job.id: job.state for job in jobs}
         if seen is None:  # this tab has just been opened: what is over is old news
@@ -191,18 +195,19 @@ def register(app: dash.Dash, state: AppState) -> None:
             fresh = True
         else:
             fresh = False
-        notify.show(*news(jobs, seen))
+        shown = ((following or {}).get((pathname or "").strip("/")) or {}).get("job", "")
+        notify.show(*news(jobs, seen, shown))
         by_id = {job.id: job for job in jobs}
-        shown = [by_id[bar["job"]] for bar in bars if bar["job"] in by_id]
+        listed = [by_id[bar["job"]] for bar in bars if bar["job"] in by_id]
         n_active = sum(not job.over for job in jobs)
-        if fresh or now != seen or len(shown) != len(bars):
+        if fresh or now != seen or len(listed) != len(bars):
             moved: tuple[Any, list[Any], list[Any]] = (
                 rows(jobs),
                 [no_update] * len(bars),
                 [no_update] * len(bars),
             )
         else:
-            moved = no_update, [percent(j) for j in shown], [describe(j) for j in shown]
+            moved = no_update, [percent(j) for j in listed], [describe(j) for j in listed]
         known = no_update if not fresh and now == seen else now
         return *moved, n_active, n_active == 0, idle(jobs, seen), known, [known] * len(told)
 
@@ -213,6 +218,6 @@ def register(app: dash.Dash, state: AppState) -> None:
         return True
 
     @app.callback(Input({"type": "job-cancel", "job": ALL}, "n_clicks"), prevent_initial_call=True)
-    def cancel(clicks):
-        if any(clicks):  # a button that has just appeared calls back without a click
-            state.worker.cancel(ctx.triggered_id["job"])
+    def cancel(_clicks):
+        if (job_id := clicked("job")) is not None:
+            state.worker.cancel(job_id)

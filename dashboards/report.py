@@ -3,8 +3,8 @@
     write_report(folder, result, spec, figures)     `report.html` of a run
     write_collection(path, sections)                several results in one file
 
-A report says what was asked, what came out (numbers, figures, the same figures as tables and in words), what it
-was compared with, what made it, and how to make it again.
+A report says what was asked, what came out (numbers, figures, the same as tables and in words), what it was
+compared with, what made it, and how to make it again.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def write_report(
         >>> write_report(run.path, run.result, {"id": run.id, **run.spec.to_dict()}, run.result.figures())
     """
     title = title_of(result, spec)
-    head = f"<h1>{page.escape(title)}</h1>\n<p class=muted>{page.escape(_line_of(result, spec))}</p>"
+    head = f"<h1>{page.escape(title)}</h1>\n<p class='muted'>{page.escape(_line_of(result, spec))}</p>"
     body = [
         head,
         "<h2>What was asked</h2>",
@@ -86,8 +86,8 @@ def write_collection(
 
     Args:
         path: the file; parents are made as needed and an existing file is replaced.
-        sections: (heading, text, result, spec) of each part, in order. The text is plain; an empty line starts a
-            new paragraph.
+        sections: (heading, text, result, spec) of each part, in order. The text is plain; an empty line
+            starts a new paragraph.
         title: heading of the page.
 
     Returns:
@@ -100,7 +100,7 @@ def write_collection(
     models = dict.fromkeys(str(result.provenance.model.get("name", "")) for _, _, result, _ in sections)
     parts = f"{len(sections)} part{'' if len(sections) == 1 else 's'}"
     line = " · ".join([part for part in (parts, *models) if part])
-    body = [f"<h1>{page.escape(title)}</h1>", f"<p class=muted>{page.escape(line)}</p>"]
+    body = [f"<h1>{page.escape(title)}</h1>", f"<p class='muted'>{page.escape(line)}</p>"]
     body.append(page.contents([(f"part-{i}", heading) for i, (heading, *_) in enumerate(sections, 1)]))
     for i, (heading, text, result, spec) in enumerate(sections, 1):
         body += [
@@ -162,7 +162,7 @@ def _figures(result: Result, figures: Mapping[str, go.Figure], key: str, level: 
     parts = []
     for name, drawn in figures.items():
         title = _title(drawn) or name
-        parts.append(f"<h{level}>{page.escape(title)}</h{level}>")
+        parts.append(f'<h{level} class="unseen">{page.escape(title)}</h{level}>')
         parts.append(page.figure(drawn, f"{key}-{name}", name, words.get(name, "")))
     if "text" in result.data:
         parts.append(_texts(result, level))

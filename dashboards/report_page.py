@@ -1,7 +1,7 @@
 """Parts of the HTML report: page, tables, figures. Text goes in, escaped HTML comes out.
 
-The page carries everything it needs, plotly.js included (once), and a content security policy that lets it load
-nothing else: opened from a folder or a mail, it asks no host for anything.
+The page carries everything it needs, plotly.js included (once), and a content security policy that lets it
+load nothing else: opened from a folder or a mail, it asks no host for anything.
 """
 
 from __future__ import annotations
@@ -37,20 +37,24 @@ p{margin:8px 0;max-width:80ch}
 a{color:var(--accent)}
 .muted,figcaption,caption{color:var(--muted)}
 figure{margin:16px 0 24px}
+.unseen{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap}
 figcaption{font-size:14px;max-width:90ch}
 .plot{min-width:640px}
 .scroll{overflow-x:auto;max-width:100%}
 .scroll.tall{max-height:480px;overflow:auto}
-.scroll:focus-visible,summary:focus-visible,a:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
+.scroll:focus-visible,summary:focus-visible,a:focus-visible{
+  outline:2px solid var(--accent);outline-offset:2px}
 table{border-collapse:collapse;margin:8px 0;font-size:14px;font-variant-numeric:tabular-nums}
 caption{text-align:left;padding:4px 0}
 th,td{text-align:left;vertical-align:top;padding:4px 12px 4px 0;border-bottom:1px solid var(--grid)}
 th{font-weight:600}
 table.numbers{font-size:12px;white-space:nowrap}
 table.numbers td,table.numbers thead th+th{text-align:right}
-table.numbers tbody th,table.numbers thead th:first-child{position:sticky;left:0;background:var(--background)}
+table.numbers tbody th,table.numbers thead th:first-child{position:sticky;left:0;
+  background:var(--background)}
 table.facts th{min-width:170px}
-table.texts th,table.texts td{min-width:60px;max-width:46ch;white-space:pre-wrap;overflow-wrap:anywhere}
+table.texts th,table.texts td{min-width:60px;max-width:46ch;white-space:pre-wrap;
+  overflow-wrap:anywhere}
 table.facts td{overflow-wrap:anywhere}
 .said{white-space:pre-wrap}
 summary{cursor:pointer;padding:4px 0;min-height:24px}
@@ -157,13 +161,16 @@ def table(one: Table, style: str = "numbers") -> str:
     """A table of numbers with its caption, column and row headings."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in one.columns)
     rows = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>\n'
+        f'<tr><th scope="row">{escape(first)}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        + "</tr>\n"
         for first, *cells in one.rows
     )
     label = escape(one.caption, quote=True)
     return (
         f'<div class="scroll tall" role="region" tabindex="0" aria-label="{label}"><table class="{style}">'
-        f"<caption>{escape(one.caption)}</caption><thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table></div>"
+        f"<caption>{escape(one.caption)}</caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table></div>"
     )
 
 
@@ -178,7 +185,8 @@ def figure(drawn: go.Figure, key: str, name: str, words: str) -> str:
     label = escape(words or f"Figure {name}", quote=True)
     return f"""<figure>
 <div class="scroll" role="region" tabindex="0" aria-label="{escape(name, quote=True)}, plot">
-<div class="plot" id="plot-{key}" role="img" aria-label="{label}" data-figure="figure-{key}" style="height:{height}px"></div>
+<div class="plot" role="img" aria-label="{label}" data-figure="figure-{key}" style="height:{height}px">
+</div>
 </div>
 <figcaption>{escape(words)}</figcaption>
 <details><summary>View as table</summary>

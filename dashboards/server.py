@@ -19,7 +19,7 @@ from dashboards.pages.run import FILES
 from workbench.errors import RunError, WorkbenchError
 
 if TYPE_CHECKING:
-    from waitress.server import BaseWSGIServer
+    from waitress.server import BaseWSGIServer, MultiSocketServer
 
     from dashboards.state import AppState
 
@@ -93,22 +93,22 @@ def register_files(server: flask.Flask, state: AppState) -> None:
         return flask.send_file(file, as_attachment=True, download_name=f"{run_id}-{name}")
 
 
-def make_server(app: Any, host: str = "127.0.0.1", port: int = 8050) -> BaseWSGIServer:
+def make_server(app: Any, host: str = "127.0.0.1", port: int = 8050) -> BaseWSGIServer | MultiSocketServer:
     """A waitress server that listens already; `run()` serves, `close()` ends it. Port 0 takes a free one.
 
     Raises:
         WorkbenchError: a host that others can reach, or a port that cannot be had.
     """
-    import waitress
+    from waitress.server import create_server
 
     if not is_loopback(host):
         raise WorkbenchError(
-            f"The dashboard serves this machine only, not {host!r}: it has no login yet, so whoever "
-            "reaches it could run models and read your runs. Use --host 127.0.0.1, and from elsewhere an SSH tunnel: "
+            f"The dashboard serves this machine only, not {host!r}: it has no login, so whoever reaches it "
+            "could run models and read your runs. Use --host 127.0.0.1, and from elsewhere an SSH tunnel: "
             f"ssh -L {port}:127.0.0.1:{port} THIS-MACHINE."
         )
     try:
-        return waitress.create_server(
+        return create_server(
             app.server,
             host=host.strip("[]"),
             port=port,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import dash
 import dash_mantine_components as dmc
 from dash import ALL, ClientsideFunction, Input, Output, State, dcc, html
 
 from dashboards import ids, jobs_view
+from dashboards.components.aria import aria
 from dashboards.components.icons import icon
 
 POLL_MS = 400
-NAVBAR = {"width": 184, "breakpoint": "md"}
+NAVBAR: dict[str, Any] = {"width": 184, "breakpoint": "md"}
 PAGES = [
     ("/", "Start", "start"),
     ("/lens", "Prompt & Lens", "lens"),
@@ -18,7 +21,7 @@ PAGES = [
     ("/probes", "Probes", "probes"),
     ("/runs", "Runs", "runs"),
 ]
-THEME = {
+THEME: Any = {
     "primaryColor": "indigo",
     "primaryShade": {"light": 7, "dark": 5},
     "fontFamily": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif",
@@ -52,21 +55,21 @@ def layout() -> dmc.MantineProvider:
         [
             dcc.Location(id=ids.LOCATION, refresh=False),
             dcc.Interval(id=ids.POLL, interval=POLL_MS, disabled=True),
+            dcc.Store(id=ids.ROUTE),
             dcc.Store(id=ids.SUBMITTED),
             dcc.Store(id=ids.FOLLOWING, data={}),
             dcc.Store(id=ids.SEEN),
-            html.Div(id=ids.TITLE, hidden=True),
             dmc.NotificationContainer(id=ids.NOTIFICATIONS, position="bottom-right", limit=6),
             html.A("Skip to content", href=f"#{ids.CONTENT}", className="skip-link"),
             dmc.AppShell(
                 [
                     dmc.AppShellHeader(_header()),
-                    dmc.AppShellNavbar(_navigation(), p="xs", **{"aria-label": "Pages"}),
+                    dmc.AppShellNavbar(_navigation(), p="xs", **aria(label="Pages")),
                     dmc.AppShellMain(html.Div(id=ids.CONTENT, tabIndex=-1)),
                 ],
                 id=ids.SHELL,
                 header={"height": 48},
-                navbar={**NAVBAR, "collapsed": {"mobile": True}},
+                navbar=navbar_settings(shown=False),
                 padding="md",
                 transitionDuration=0,
             ),
@@ -77,6 +80,11 @@ def layout() -> dmc.MantineProvider:
     )
 
 
+def navbar_settings(*, shown: bool) -> Any:
+    """The list of pages: always there on wide screens, on narrow ones when asked for."""
+    return {**NAVBAR, "collapsed": {"mobile": not shown}}
+
+
 def _header() -> dmc.Group:
     return dmc.Group(
         [
@@ -85,7 +93,7 @@ def _header() -> dmc.Group:
                 opened=False,
                 size="sm",
                 hiddenFrom=NAVBAR["breakpoint"],
-                **{"aria-label": "Show or hide the list of pages"},
+                **aria(label="Show or hide the list of pages"),
             ),
             dmc.Anchor("Latent Workbench", href="/", fw=600, c="inherit", underline="never", className="tap"),
             html.Div(className="spacer"),
@@ -103,9 +111,9 @@ def _header() -> dmc.Group:
                 id=ids.SCHEME,
                 lightIcon=icon("moon"),
                 darkIcon=icon("sun"),
-                size=30,
+                size="30px",
                 variant="default",
-                **{"aria-label": "Switch between light and dark"},
+                **aria(label="Switch between light and dark"),
             ),
         ],
         h="100%",
@@ -129,22 +137,24 @@ def _navigation() -> list[dmc.NavLink]:
 
 
 def register(app: dash.Dash) -> None:
-    """Callbacks: show or hide the navigation on narrow screens, name the browser tab."""
+    """Callbacks: the list of pages on narrow screens, and what only the browser knows.
+
+    The scheme is read from the document and not from the toggle, which says "light" until it has looked.
+    """
 
     @app.callback(
         Output(ids.SHELL, "navbar"),
         Output(ids.NAVBAR_SHOWN, "opened"),
         Input(ids.NAVBAR_SHOWN, "opened"),
         Input(ids.LOCATION, "pathname"),
-        State(ids.SHELL, "navbar"),
     )
-    def navbar(opened, _pathname, now):
+    def navbar(opened, _pathname):
         shown = bool(opened) and dash.ctx.triggered_id == ids.NAVBAR_SHOWN  # going to a page closes it
-        return {**now, "collapsed": {"mobile": not shown}}, shown
+        return navbar_settings(shown=shown), shown
 
     app.clientside_callback(
-        ClientsideFunction("workbench", "name_tab"),
-        Output(ids.TITLE, "children"),
+        ClientsideFunction("workbench", "route"),
+        Output(ids.ROUTE, "data"),
         Input(ids.LOCATION, "pathname"),
     )
     app.clientside_callback(

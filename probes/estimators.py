@@ -184,7 +184,7 @@ class LogisticProbe(LinearProbe):
         max_iter, tol: of lbfgs. Where they are not enough `converged_` is False (there is no warning).
     """
 
-    def __init__(self, C: float = 1.0, max_iter: int = 1000, tol: float = 1e-4) -> None:
+    def __init__(self, C=1.0, max_iter=1000, tol=1e-4) -> None:
         self.C, self.max_iter, self.tol = C, max_iter, tol
 
     def weights(self, features: Features, positive: Bool[np.ndarray, " row"]) -> Weights:

@@ -36,7 +36,11 @@ def where_from(**more: object) -> Provenance:
 
 
 def lens(
-    n_layers: int = 30, tokens: list[str] | None = None, depth: int | None = 24, top_k: int = 5
+    n_layers: int = 30,
+    tokens: list[str] | None = None,
+    depth: int | None = 24,
+    top_k: int = 5,
+    awkward: bool = False,
 ) -> Result:
     """A logit lens whose target is top-1 at the last position from layer `depth` on."""
     tokens = tokens or TOKENS
@@ -44,7 +48,7 @@ def lens(
     n = len(tokens)
     dims = ("layer", "position")
     p = np.sort(rng.dirichlet(np.full(top_k + 1, 0.5), size=(n_layers, n)), axis=-1)[:, :, ::-1][:, :, :top_k]
-    names = np.array(NAMES + tuple(AWKWARD))
+    names = np.array(AWKWARD if awkward else NAMES)
     top = names[rng.integers(0, len(names), size=(n_layers, n, top_k))]
     rank = rng.integers(2, 3_000, size=(n_layers, n))
     rank[3, -1] = 1  # on top once, but not to stay

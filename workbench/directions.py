@@ -172,10 +172,7 @@ class Direction:
         return values.float() @ self.vector.to(values.device)
 
     def cosine(self, other: Direction) -> float:
-        """Cosine of the angle to another direction of the same width, between −1 and 1.
-
-        The sites may differ: comparing layers is meant to be possible. Raises `DataError` for another width.
-        """
+        """Cosine of the angle to another direction of the same width (else `DataError`), at any site."""
         if other.width != self.width:
             raise DataError(
                 f"There is no angle between a direction of width {self.width} ({self.site}) and one of width "
@@ -239,7 +236,7 @@ class Direction:
             with safe_open(file, framework="pt") as opened:
                 header = json.loads((opened.metadata() or {})["direction"])
                 vector = opened.get_tensor("vector")
-            schema, sha256 = header.pop("schema"), header.pop("sha256", "")
+            schema, sha256 = int(header.pop("schema")), header.pop("sha256", "")
         except FileNotFoundError:
             raise DataError(f"There is no direction file {str(path)!r}.") from None
         except KeyError as error:

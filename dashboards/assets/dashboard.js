@@ -11,6 +11,9 @@
   }
   var dark = stored === "dark" || (stored !== "light" && window.matchMedia("(prefers-color-scheme: dark)").matches);
   document.documentElement.setAttribute("data-mantine-color-scheme", dark ? "dark" : "light");
+  function scheme() {
+    return document.documentElement.getAttribute("data-mantine-color-scheme");
+  }
 
   // `/` goes to the prompt; Ctrl+Enter (or Cmd+Enter) in a prompt runs it.
   document.addEventListener("keydown", function (event) {
@@ -32,20 +35,21 @@
     }
   });
 
-  // The name of the page in the browser's tab.
+  // What the server is told: the page, its query and the colour scheme; and the name of the browser's tab.
   var names = { "/": "Start", "/lens": "Prompt & Lens", "/patch": "Patch", "/probes": "Probes", "/runs": "Runs" };
   window.dash_clientside = window.dash_clientside || {};
   window.dash_clientside.workbench = {
-    name_tab: function (pathname) {
+    route: function (pathname) {
       var path = pathname || "/";
       var name = names[path] || (path.indexOf("/runs/") === 0 ? "Run " + path.slice(6) : "Not found");
       document.title = name + " · Latent Workbench";
-      return window.dash_clientside.no_update;
+      return { path: path, scheme: scheme() };
     },
     // The query of the address, for the page it belongs to: on the way to another page the old one is still there.
     tell_page: function (search, pathname, pages) {
       return pages.map(function (id) {
-        return pathname === "/" + id.page ? search || "" : window.dash_clientside.no_update;
+        var mine = pathname === "/" + id.page;
+        return mine ? { search: search || "", scheme: scheme() } : window.dash_clientside.no_update;
       });
     },
   };

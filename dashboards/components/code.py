@@ -5,6 +5,8 @@ from __future__ import annotations
 import dash_mantine_components as dmc
 from dash import html
 
+from dashboards.components.aria import aria
+
 
 def block(text: str, label: str) -> html.Div:
     """Monospaced text with a button that copies it."""
@@ -18,7 +20,7 @@ def block(text: str, label: str) -> html.Div:
                 variant="default",
                 className="copy-button",
             ),
-            html.Pre(text, className="code", tabIndex=0, **{"aria-label": label}),
+            html.Pre(text, className="code", tabIndex=0, **aria(label=label)),
         ],
         className="code-block",
     )

@@ -24,7 +24,7 @@ def model_names(state: AppState) -> list[str]:
 
 
 def model_inputs(state: AppState, page: str) -> list[Any]:
-    """Model and number type."""
+    """Model and dtype."""
     return [
         dmc.Select(
             id=ids.of(page, "model"),
@@ -32,16 +32,16 @@ def model_inputs(state: AppState, page: str) -> list[Any]:
             data=model_names(state),
             value=state.model,
             allowDeselect=False,
-            w=180,
+            w=160,
             **KEEP,
         ),
         dmc.Select(
             id=ids.of(page, "dtype"),
-            label="Number type",
+            label="dtype",
             data=DTYPES,
             value="auto",
             allowDeselect=False,
-            w=120,
+            w=110,
             **KEEP,
         ),
     ]
@@ -74,7 +74,7 @@ def token_input(input_id: str, label: str, value: str = "", placeholder: str = "
         label=label,
         value=value,
         placeholder=placeholder,
-        w=150,
+        w=140,
         className="token-input",
         spellCheck=False,
         **KEEP,

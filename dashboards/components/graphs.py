@@ -9,6 +9,7 @@ import plotly.io as pio
 from dash import ALL, Input, Output, Patch, State, dcc, html
 
 from dashboards import ids
+from dashboards.components.aria import aria
 from dashboards.figures import describe, figures
 from dashboards.figures.theme import TEMPLATES, Scheme, use_scheme
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from workbench.results import Result
 
-CONFIG: dict[str, Any] = {
+CONFIG: Any = {
     "displaylogo": False,
     "responsive": True,
     "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
@@ -41,9 +42,9 @@ def graph(page: str, name: str, drawn: go.Figure, words: str, scheme: str | None
         id=ids.figure(page, name),
         figure=drawn,
         config=CONFIG,
-        style={"height": f"{drawn.layout.height or 420}px"},
+        style={"height": f"{drawn['layout']['height'] or 420}px"},
     )
-    return html.Div(inner, role="figure", className="graph", **{"aria-label": words})
+    return html.Div(inner, role="figure", className="graph", **aria(label=words))
 
 
 def scheme_of(scheme: str | None) -> Scheme:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dash import html
 
+from dashboards.components.aria import aria
+
 
 def icon(name: str) -> html.Span:
     """A shape by name (`start`, `lens`, `patch`, `probes`, `runs`, `jobs`, `sun`, `moon`), not read aloud."""
-    return html.Span(className=f"icon icon-{name}", **{"aria-hidden": "true"})
+    return html.Span(className=f"icon icon-{name}", **aria(hidden="true"))

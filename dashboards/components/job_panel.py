@@ -15,6 +15,8 @@ import dash_mantine_components as dmc
 from dash import ALL, Input, Output, State, ctx, html, no_update
 
 from dashboards import ids
+from dashboards.components.aria import aria
+from dashboards.components.clicks import clicked
 from dashboards.jobs_view import describe, percent
 from dashboards.state import AppState
 from workbench.jobs import Job
@@ -34,7 +36,7 @@ def layout(page: str) -> html.Div:
                 size="md",
                 animated=True,
                 flex=1,
-                **{"aria-label": "Progress"},
+                **aria(label="Progress"),
             ),
             dmc.Button(
                 "Cancel", id=ids.panel("cancel", page), size="compact-sm", variant="light", color="red"
@@ -109,11 +111,11 @@ def register(app: dash.Dash, state: AppState, kinds: dict[str, str]) -> None:
         State(ids.FOLLOWING, "data"),
         prevent_initial_call=True,
     )
-    def cancel(clicks, following):
-        if any(clicks):  # a button that has just appeared calls back without a click
-            job = state.job(((following or {}).get(ctx.triggered_id["page"]) or {}).get("job", ""))
-            if job is not None:
-                state.worker.cancel(job.id)
+    def cancel(_clicks, following):
+        page = clicked("page")
+        job = state.job(((following or {}).get(page) or {}).get("job", ""))
+        if job is not None:
+            state.worker.cancel(job.id)
 
 
 def step(

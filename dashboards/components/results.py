@@ -84,19 +84,18 @@ def register(
         Output(ids.of(page, "result"), "children"),
         *form,
         Input(ids.query(page), "data"),
-        State(ids.SCHEME, "computedColorScheme"),
         State(ids.FOLLOWING, "data"),
     )
-    def show_run(search, scheme, following):
+    def show_run(query, following):
         unchanged = [no_update] * len(form)
-        run_id = job_panel.run_of(search)
+        run_id = job_panel.run_of(query["search"])
         if run_id is None:
             waiting = state.job(((following or {}).get(page) or {}).get("job", ""))
             values = form_values(waiting.spec) if waiting is not None and not waiting.over else unchanged
             return recent(state, kind, path), *values
         try:
             run = of_kind(state.run(run_id), kind)
-            shown, asked = show(run, scheme), form_values(run.spec)
+            shown, asked = show(run, query["scheme"]), form_values(run.spec)
         except RunError as error:
             notify.show(notify.error(str(error), title="This run cannot be shown"))
             return [forms.card(dmc.Text(str(error)), mt="md"), *recent(state, kind, path)], *unchanged

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import dash_mantine_components as dmc
 
@@ -38,5 +38,5 @@ def facts(pairs: dict[str, Any]) -> dmc.Table:
     )
 
 
-def _align(column: int, numbers: tuple[int, ...]) -> str:
+def _align(column: int, numbers: tuple[int, ...]) -> Literal["left", "right"]:
     return "right" if column in numbers else "left"

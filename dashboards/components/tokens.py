@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from dash import html
 
+from dashboards.components.aria import aria
+
 
 def visible(token: str) -> str:
     """A token with its spaces and line breaks to be seen."""
@@ -27,4 +29,4 @@ def strip(tokens: Sequence[str], *, label: str = "Tokens", differs: Sequence[boo
                 title=f"position {position}: {token!r}" + (" (differs)" if marked else ""),
             )
         )
-    return html.Ol(items, className="token-strip", **{"aria-label": f"{label}: {len(tokens)}"})
+    return html.Ol(items, className="token-strip", **aria(label=f"{label}: {len(tokens)}"))

@@ -56,7 +56,8 @@ def stages(model: ModelSpec, seed: int = 0) -> list[Stage]:
             "The activations of the clean prompt are put, one cell at a time, into a run where the other name "
             "is repeated. 1 restores the whole logit difference. Early layers matter at the name that was "
             "changed, late layers at the last token: in between, attention has moved the answer. The control "
-            "takes the activation from a wrong position.",
+            "puts in the activation of a wrong position: what it achieves as well comes from taking the other "
+            "name away, not from putting the right one in.",
             PatchSpec(
                 model=model, seed=seed, clean=CLEAN, corrupt=CORRUPT, answer=" Mary", wrong=" John", site="resid_pre"
             ),

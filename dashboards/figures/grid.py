@@ -6,24 +6,27 @@ Token texts go into Plotly's pseudo-HTML, so each is escaped exactly once, here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape, unescape
+from html import unescape
 from typing import Any
 
 import numpy as np
 from plotly.colors import hex_to_rgb, sequential
 
-from dashboards.figures.theme import OUTLINE
+from dashboards.figures.theme import OUTLINE, safe
 
 TEXT_COLUMNS = 20
 """Up to so many columns the cells carry text; with more it would not fit, and hover has it."""
-HOVER_CELLS = 8_000
-"""Up to so many cells the hover says everything; beyond, only what fits the budget of 2 MB per figure."""
-DRAWN_CELLS = 40_000
-"""Up to so many cells a figure draws; beyond, the last positions are drawn and the subtitle says so."""
+HOVER_TOKENS = 30_000
+"""How many of the top-k tokens a figure carries for its hover, over all cells (at least one per cell)."""
+HOVER_LINES = 10
+"""And at most so many per cell: more would not be read."""
+DRAWN_CELLS = 25_000
+"""Up to so many cells a figure draws, which keeps it under 2 MB. Beyond, the last positions are drawn, and
+the subtitle says so."""
 
 
 def visible(token: str) -> str:
-    """A token as it is drawn in a cell: leading spaces as `·`, unprintable ones as escapes, only space in quotes."""
+    """A token as it is drawn in a cell: leading spaces as `·`, what cannot be printed escaped."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in token)
     if not text.strip(" "):
         return repr(text)
@@ -36,19 +39,16 @@ def shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def safe(text: str) -> str:
-    """Text for Plotly's pseudo-HTML."""
-    return escape(text, quote=False)
+def fits(n_columns: int) -> bool:
+    """Whether cells are wide enough for texts."""
+    return n_columns <= TEXT_COLUMNS
 
 
-def cell_text(tokens: np.ndarray) -> np.ndarray | None:
-    """Texts for the cells of [layer, column], cut to the width of a cell; None if there are too many."""
-    n_columns = tokens.shape[1]
-    if n_columns > TEXT_COLUMNS:
-        return None
-    limit = max(4, min(14, 98 // max(n_columns, 1)))
-    flat = [safe(shorten(visible(str(token)), limit)) for token in tokens.ravel()]
-    return np.array(flat, dtype=object).reshape(tokens.shape)
+def cut(texts: np.ndarray) -> np.ndarray:
+    """Texts of the cells [layer, column], cut to the width of a cell. Escaped."""
+    limit = max(4, min(14, 98 // max(texts.shape[1], 1)))
+    flat = [safe(shorten(str(text), limit)) for text in texts.ravel()]
+    return np.array(flat, dtype=object).reshape(texts.shape)
 
 
 def text_colours(values: np.ndarray) -> np.ndarray:

@@ -8,14 +8,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dashboards.figures import grid, theme
-from dashboards.figures.theme import f32
+from dashboards.figures.lines import HOVER, hover_title
+from dashboards.figures.theme import f32, safe
 
 if TYPE_CHECKING:
     from workbench.results import Result
@@ -37,53 +38,63 @@ def control_name(result: Result) -> str:
 
 def lens_figure(result: Result) -> go.Figure:
     """The grid of decoded tokens."""
-    n_positions = result.data.sizes["position"]
-    n_layers = result.data.sizes["layer"]
-    columns, cut = grid.last_columns(n_layers, n_positions)
+    n_layers, n_positions = result.data.sizes["layer"], result.data.sizes["position"]
+    columns, note = grid.last_columns(n_layers, n_positions)
     data = result.data.isel(position=columns)
     layers = grid.layer_labels(data["layer"].values)
-    labels = [
-        grid.token_label(int(p), str(t))
-        for p, t in zip(data["position"].values, data["token"].values, strict=True)
-    ]
-    text = grid.cell_text(data["top_token"].values[:, :, 0])
-    hover, shown = _hover(data)
-    p = f32(data["top_probability"].values[:, :, 0])
-    cells = go.Heatmap(
-        name="top-1 probability",
-        x=labels,
-        y=layers,
-        z=p,
-        coloraxis="coloraxis",
-        hovertext=hover,
-        customdata=f32(np.stack([data[name].values for name in IN_HOVER], axis=-1)),
-        hovertemplate=_hover_template(str(data.attrs["target"])),
-        **grid.gaps(len(labels)),
+    tokens = zip(data["position"].values, data["token"].values, strict=True)
+    labels = [grid.token_label(int(p), str(token)) for p, token in tokens]
+    top = np.array(
+        [grid.visible(str(token)) for token in data["top_token"].values[:, :, 0].ravel()], dtype=object
     )
-    if text is not None:
-        cells.update(text=text)
-    k = data.sizes["k"]
-    notes = [_depth_sentence(result), cut]
-    if text is not None:
-        notes.append(f"In cells, · stands for a leading space; hover shows tokens in full, with the top {k}.")
-    if shown < k:
-        notes.append(f"Hover shows the top token of each cell; the result holds the top {k}.")
+    top = top.reshape(len(layers), len(labels))
+    written = grid.fits(len(labels))
+    cells, shown = _cells(data, labels, layers, top)
+    more = f" of the {data.sizes['k']} in the result" if shown < data.sizes["k"] else ""
+    dot = (
+        "In cells, · stands for a leading space; hover shows tokens in full, with the"
+        if written
+        else "Hover: the"
+    )
+    notes = [_depth_sentence(result), note, f"{dot} top {shown}{more}."]
     under = theme.subtitle(
         model=theme.model_name(result),
         n=f"1 prompt, {n_positions} positions × {n_layers} layers",
         units="colour: probability of the top token",
         more=[note for note in notes if note],
     )
-    title = "Logit lens: the token each layer would say next"
+    height, bottom = grid.row_height(n_layers, written), grid.bottom(labels)
     made = theme.layout(
-        title, under, plot_height=grid.row_height(n_layers, text is not None), bottom=grid.bottom(labels)
+        "Logit lens: the token each layer would say next", under, plot_height=height, bottom=bottom
     )
     x, y = grid.axes("position and token", labels, layers)
-    shapes = _outlines(data["target_rank"].values)
     bar = {"title": {"text": "top-1 probability"}}
-    scale = {"colorscale": theme.SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": bar}
-    traces = [cells] if text is None else [cells, _texts(labels, layers, text, p)]
-    return go.Figure(traces, layout={**made, "xaxis": x, "yaxis": y, "shapes": shapes, "coloraxis": scale})
+    made |= {"xaxis": x, "yaxis": y, "shapes": _outlines(data["target_rank"].values)}
+    made["coloraxis"] = {"colorscale": theme.SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": bar}
+    texts = [_texts(labels, layers, grid.cut(top), cells.z)] if written else []
+    return go.Figure([cells, *texts], layout=made)
+
+
+def _cells(data, labels: list[str], layers: list[str], top: np.ndarray) -> tuple[Any, int]:
+    """The heatmap with everything about a cell in its hover, and how many of the top-k tokens are in it."""
+    shown = min(data.sizes["k"], grid.HOVER_LINES, max(1, grid.HOVER_TOKENS // top.size))
+    # Where one token is all there is room for, the hover takes it from `text`.
+    hover = _hover(data, shown) if shown > 1 else None
+    cells = go.Heatmap(
+        name="top-1 probability",
+        x=labels,
+        y=layers,
+        z=f32(data["top_probability"].values[:, :, 0]),
+        coloraxis="coloraxis",
+        text=np.vectorize(safe, otypes=[object])(top),
+        hovertext=hover,
+        customdata=f32(np.stack([data[name].values for name in IN_HOVER], axis=-1)),
+        hovertemplate=_hover_template(
+            str(data.attrs["target"]), "%{hovertext}" if shown > 1 else "%{text} %{z:.3f}"
+        ),
+        **grid.gaps(len(labels)),
+    )
+    return cells, shown
 
 
 def _texts(labels: list[str], layers: list[str], text: np.ndarray, p: np.ndarray) -> go.Scatter:
@@ -99,24 +110,20 @@ def _texts(labels: list[str], layers: list[str], text: np.ndarray, p: np.ndarray
     )
 
 
-def _hover(data) -> tuple[np.ndarray, int]:
-    """Top-k tokens with probabilities of each cell as text, and how many of the k it says."""
+def _hover(data, shown: int) -> np.ndarray:
+    """The first tokens of each cell with their probabilities, one per line."""
     tokens, p = data["top_token"].values, data["top_probability"].values
-    n_layers, n_columns, k = tokens.shape
-    shown = k if n_layers * n_columns <= grid.HOVER_CELLS else 1
-    texts = np.empty((n_layers, n_columns), dtype=object)
-    for i in range(n_layers):
-        for j in range(n_columns):
-            texts[i, j] = "<br>".join(
-                f"{grid.safe(repr(str(tokens[i, j, m])))} {p[i, j, m]:.3f}" for m in range(shown)
-            )
-    return texts, shown
+    texts = np.empty(tokens.shape[:2], dtype=object)
+    for i, j in np.ndindex(texts.shape):
+        lines = (f"{safe(repr(str(tokens[i, j, m])))} {p[i, j, m]:.3f}" for m in range(shown))
+        texts[i, j] = "<br>".join(lines)
+    return texts
 
 
-def _hover_template(target: str) -> str:
-    name = grid.safe(repr(target))
+def _hover_template(target: str, tokens: str) -> str:
+    name = safe(repr(target))
     return (
-        "<b>layer %{y}, position %{x}</b><br>%{hovertext}<br>"
+        f"<b>layer %{{y}}, position %{{x}}</b><br>{tokens}<br>"
         "entropy %{customdata[0]:.3f} nats, KL to final %{customdata[1]:.3f} nats<br>"
         f"{name}: rank %{{customdata[2]:,.0f}}, probability %{{customdata[3]:.3g}}<br>"
         "control (random tokens): median rank %{customdata[4]:,.0f}<extra></extra>"
@@ -151,7 +158,7 @@ def _depth_sentence(result: Result) -> str:
 def layers_figure(result: Result) -> go.Figure:
     """Entropy, KL and rank at the last decoded position."""
     data = result.data.isel(position=-1)
-    target = grid.safe(repr(str(data.attrs["target"])))
+    target = safe(repr(str(data.attrs["target"])))
     layers = f32(data["layer"].values)
     figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.06)
     line = {"color": theme.SERIES[0], "width": 2}
@@ -167,7 +174,7 @@ def layers_figure(result: Result) -> go.Figure:
             line=line,
             marker=marker,
             cliponaxis=False,
-            hovertemplate=f"layer %{{x:.0f}}: {label} %{{y{form}}}<extra></extra>",
+            hovertemplate=f"{label} %{{y{form}}}<extra></extra>",
             showlegend=row == 3,
         )
         figure.add_trace(trace, row=row, col=1)
@@ -180,7 +187,7 @@ def layers_figure(result: Result) -> go.Figure:
         name=control,
         mode="lines",
         line={"color": theme.SERIES[1], "width": 2, "dash": "dash"},
-        hovertemplate=f"layer %{{x:.0f}}: {control} %{{y:,.0f}}<extra></extra>",
+        hovertemplate=f"{control} %{{y:,.0f}}<extra></extra>",
     )
     figure.add_trace(trace, row=3, col=1)
     figure.update_yaxes(type="log", dtick=1, row=3, col=1)
@@ -194,5 +201,6 @@ def layers_figure(result: Result) -> go.Figure:
     )
     at = repr(str(data["token"].values))
     title = f"Logit lens by layer at position {int(data['position'])} {at}"
-    figure.update_layout(theme.layout(title, under, plot_height=450, legend_rows=1))
+    figure.update_xaxes(hover_title("layer"))
+    figure.update_layout(theme.layout(title, under, plot_height=450, legend_rows=1), **HOVER)
     return figure

@@ -10,6 +10,15 @@ import plotly.graph_objects as go
 from dashboards.figures import theme
 from dashboards.figures.theme import f32
 
+HOVER: dict[str, Any] = {"hovermode": "x unified", "hoverdistance": -1}
+"""Hover anywhere says all lines at the nearest x."""
+
+
+def hover_title(name: str, form: str = ":.0f") -> dict[str, Any]:
+    """Heading of the unified hover: `layer 14`."""
+    return {"unifiedhovertitle": {"text": f"{name} %{{x{form}}}"}}
+
+
 LABEL = 80
 """Right margin that holds the label of a level."""
 

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dashboards.figures import grid, theme
-from dashboards.figures.lines import LABEL, band, level
+from dashboards.figures.lines import HOVER, LABEL, band, hover_title, level
 from dashboards.figures.theme import f32
 
 if TYPE_CHECKING:
@@ -130,9 +130,8 @@ def auc_figure(result: Result) -> go.Figure:
         bottom=_bottom(data),
         right=LABEL,
     )
-    figure.update_layout(made, shapes=shapes, annotations=notes, hovermode="x unified")
-    heading = "layer %{x:.0f}" if first == "layer" else "%{x}"
-    figure.update_xaxes(title={"text": first}, unifiedhovertitle={"text": heading}, **_x_type(data))
+    figure.update_layout(made, shapes=shapes, annotations=notes, **HOVER)
+    figure.update_xaxes(title={"text": first}, **_x_type(data))
     return figure.update_yaxes(title={"text": "AUC"}, range=_auc_range(data))
 
 
@@ -173,7 +172,9 @@ def _auc_range(data) -> list[float]:
 
 
 def _x_type(data) -> dict[str, Any]:
-    return {} if along(data) == "layer" else {"type": "category", "tickangle": -45}
+    if along(data) == "layer":
+        return hover_title("layer")
+    return {"type": "category", "tickangle": -45, **hover_title("site", "")}
 
 
 def _bottom(data) -> int:
@@ -187,14 +188,13 @@ def accuracy_figure(result: Result) -> go.Figure:
     has_selectivity = "selectivity" in data
     rows = 2 if has_selectivity else 1
     figure = make_subplots(rows=rows, cols=1, shared_xaxes=True, vertical_spacing=0.08)
-    where = "layer %{x:.0f}" if first == "layer" else "%{x}"
     for i, probe in enumerate(probe_names(result)):
         at, name = data.sel(probe=probe), pretty(probe)
-        template = f"{where}, {name}: accuracy %{{y:.3f}}<extra></extra>"
+        template = f"{name}: accuracy %{{y:.3f}}<extra></extra>"
         line = _line(x, at["accuracy"].values, i, f"{name}, accuracy", template, legendgroup=name)
         figure.add_trace(line, row=1, col=1)
         if has_selectivity:
-            template = f"{where}, {name}: selectivity %{{y:.3f}}<extra></extra>"
+            template = f"{name}: selectivity %{{y:.3f}}<extra></extra>"
             line = _line(x, at["selectivity"].values, i, f"{name}, selectivity", template, legendgroup=name)
             figure.add_trace(line.update(showlegend=False), row=2, col=1)
     shapes, notes = [], []
@@ -215,7 +215,7 @@ def accuracy_figure(result: Result) -> go.Figure:
         bottom=_bottom(data),
         right=LABEL,
     )
-    figure.update_layout(made, shapes=shapes, annotations=notes)
+    figure.update_layout(made, shapes=shapes, annotations=notes, **HOVER)
     figure.update_xaxes(title={"text": first}, row=rows, col=1)
     figure.update_xaxes(**_x_type(data))
     return figure.update_yaxes(title={"text": "accuracy"}, row=1, col=1)

@@ -14,7 +14,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dashboards.figures import theme
-from dashboards.figures.lines import LABEL, band, level
+from dashboards.figures.lines import HOVER, LABEL, band, hover_title, level
 from dashboards.figures.theme import f32
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def _subtitle(result: Result, *more: str) -> str:
 
 def _finish(figure: go.Figure, title: str, under: str, y_title: str, height: int) -> go.Figure:
     made = theme.layout(title, under, plot_height=height, legend_rows=1, right=LABEL)
-    figure.update_layout(made, hovermode="x unified")
-    figure.update_xaxes(title={"text": "strength"}, unifiedhovertitle={"text": "strength %{x}"})
+    figure.update_layout(made, **HOVER)
+    figure.update_xaxes(title={"text": "strength"}, **hover_title("strength", ""))
     figure.update_yaxes(title={"text": y_title})
     return figure
 

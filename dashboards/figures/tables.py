@@ -48,8 +48,8 @@ def tables(figure: go.Figure) -> list[Table]:
 
 def _heatmap(trace: Any) -> Table:
     values = np.asarray(trace.z)
-    # Numbers written into cells repeat the value; texts such as tokens add to it.
-    text = np.asarray(trace.text) if trace.text is not None and trace.hovertext is not None else None
+    # Numbers written into cells (by a `texttemplate`) repeat the value; texts such as tokens add to it.
+    text = np.asarray(trace.text) if trace.text is not None and trace.texttemplate is None else None
     rows = []
     for i in reversed(range(values.shape[0])):
         cells = [number(float(v)) for v in values[i]]

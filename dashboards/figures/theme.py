@@ -161,6 +161,11 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}".replace("-", "−")
 
 
+def safe(text: str) -> str:
+    """Text for Plotly's pseudo-HTML, in which `$…$` would be typeset by MathJax where a notebook has it."""
+    return escape(text, quote=False).replace("$", "&#36;")
+
+
 def subtitle(
     *, model: str = "", n: str = "", units: str = "", control: str = "", more: Iterable[str] = ()
 ) -> str:
@@ -171,7 +176,7 @@ def subtitle(
     facts = [model, f"n = {n}" if n else "", units, f"control: {control}" if control else ""]
     lines = [" · ".join(fact for fact in facts if fact), *more]
     wrapped = [part for line in lines if line for part in textwrap.wrap(line, SUBTITLE_WIDTH)]
-    return "<br>".join(escape(line, quote=False) for line in wrapped)
+    return "<br>".join(safe(line) for line in wrapped)
 
 
 def model_name(result: Result) -> str:
@@ -187,7 +192,7 @@ def layout(
     return {
         "template": TEMPLATES["light"],
         "title": {
-            "text": escape(title, quote=False),
+            "text": safe(title),
             "subtitle": {"text": under},
             "x": 0,
             "xref": "paper",

@@ -10,10 +10,12 @@ from typing import Any
 
 import dash
 import dash_mantine_components as dmc
-from dash import ALL, Input, Output, State, ctx, html, no_update
+from dash import ALL, Input, Output, State, html, no_update
 
 from dashboards import ids
 from dashboards.components import forms, graphs, job_panel, results, tables, tokens
+from dashboards.components.aria import aria
+from dashboards.components.clicks import clicked
 from dashboards.state import AppState
 from workbench.errors import PromptError
 from workbench.results import Result
@@ -144,7 +146,7 @@ def show(run: Run, scheme: str | None) -> list[Any]:
             [
                 forms.card(drawn["lens"], className="wide"),
                 forms.card(
-                    html.Div(cell_table(result, *start), id=CELL, **{"aria-live": "polite"}),
+                    html.Div(cell_table(result, *start), id=CELL, **aria(live="polite")),
                     dmc.Text("Click a cell of the grid to see another.", size="sm", c="dimmed", mt="xs"),
                     className="aside",
                 ),
@@ -182,11 +184,10 @@ def register(app: dash.Dash, state: AppState) -> None:
         Input({"type": f"{PAGE}-example", "name": ALL}, "n_clicks"),
         prevent_initial_call=True,
     )
-    def fill(clicks):
-        if not any(clicks):
+    def fill(_clicks):
+        if (name := clicked("name")) is None:
             return no_update, no_update
-        chosen = EXAMPLES[ctx.triggered_id["name"]]
-        return chosen["prompt"], chosen["target"]
+        return EXAMPLES[name]["prompt"], EXAMPLES[name]["target"]
 
     @app.callback(
         Output(CELL, "children"),
@@ -195,8 +196,8 @@ def register(app: dash.Dash, state: AppState) -> None:
         prevent_initial_call=True,
         optional=True,  # there is no grid before the first result
     )
-    def show_cell(click, search):
-        cell, run_id = clicked_cell(click), job_panel.run_of(search)
+    def show_cell(click, query):
+        cell, run_id = clicked_cell(click), job_panel.run_of(query["search"])
         if cell is None or run_id is None:
             return no_update
         return cell_table(state.run(run_id).result, *cell)

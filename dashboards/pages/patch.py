@@ -13,6 +13,8 @@ from dash import Input, Output, State, html, no_update
 
 from dashboards import ids
 from dashboards.components import forms, graphs, job_panel, results, tokens
+from dashboards.components.aria import aria
+from dashboards.figures.theme import number
 from dashboards.state import AppState
 from workbench import datasets
 from workbench.errors import MetricError, PromptError
@@ -58,30 +60,25 @@ def layout(state: AppState) -> html.Div:
         size="sm",
         mb="sm",
         **forms.KEEP,
-        **{"aria-label": "What to patch: one pair or a data set"},
+        **aria(label="What to patch: one pair or a data set"),
     )
-    pair = html.Div(
+    prompts = dmc.SimpleGrid(
         [
-            dmc.SimpleGrid(
-                [
-                    forms.prompt_input(name["clean"], "Clean prompt", EXAMPLE["clean"], first=True),
-                    forms.prompt_input(
-                        name["corrupt"], "Corrupt prompt (same number of tokens)", EXAMPLE["corrupt"]
-                    ),
-                ],
-                cols={"base": 1, "sm": 2},
-                spacing="sm",
-            ),
-            dmc.Group(
-                [
-                    forms.token_input(name["answer"], "Answer token", EXAMPLE["answer"]),
-                    forms.token_input(name["wrong"], "Wrong token", EXAMPLE["wrong"]),
-                ],
-                gap="sm",
-                mt="sm",
-            ),
+            forms.prompt_input(name["clean"], "Clean prompt", EXAMPLE["clean"], first=True),
+            forms.prompt_input(name["corrupt"], "Corrupt prompt (same number of tokens)", EXAMPLE["corrupt"]),
         ],
-        id=ids.of(PAGE, "pair"),
+        id=ids.of(PAGE, "prompts"),
+        cols={"base": 1, "sm": 2},
+        spacing="sm",
+        mb="sm",
+    )
+    answers = dmc.Group(
+        [
+            forms.token_input(name["answer"], "Answer token", EXAMPLE["answer"]),
+            forms.token_input(name["wrong"], "Wrong token", EXAMPLE["wrong"]),
+        ],
+        id=ids.of(PAGE, "answers"),
+        gap="sm",
     )
     dataset = dmc.Group(
         [
@@ -90,7 +87,7 @@ def layout(state: AppState) -> html.Div:
                 label="Data set",
                 data=pairs,
                 value=pairs[0] if pairs else None,
-                w=220,
+                w=180,
                 allowDeselect=False,
             ),
             dmc.NumberInput(
@@ -99,18 +96,19 @@ def layout(state: AppState) -> html.Div:
         ],
         id=ids.of(PAGE, "set"),
         gap="sm",
-        align="end",
         style=job_panel.HIDDEN,
     )
-    settings = dmc.Group(
+    what = dmc.Group(
         [
+            answers,
+            dataset,
             dmc.Select(
                 id=name["site"],
                 label="Site",
                 data=[{"value": v, "label": label} for v, label in SITES.items()],
                 value="resid_pre",
                 allowDeselect=False,
-                w=250,
+                w=280,
                 **forms.KEEP,
             ),
             dmc.Select(
@@ -119,9 +117,15 @@ def layout(state: AppState) -> html.Div:
                 data=DIRECTIONS,
                 value="denoising",
                 allowDeselect=False,
-                w=230,
+                w=250,
                 **forms.KEEP,
             ),
+        ],
+        align="end",
+        gap="sm",
+    )
+    how = dmc.Group(
+        [
             *forms.model_inputs(state, PAGE),
             dmc.Switch(
                 id=name["control"], label="Wrong-source control", checked=True, className="switch-in-row"
@@ -133,7 +137,7 @@ def layout(state: AppState) -> html.Div:
         mt="sm",
     )
     about = "Copy activations from one run into another, layer by layer, and see what the answer does."
-    form = forms.card(source, pair, dataset, settings, job_panel.layout(PAGE))
+    form = forms.card(source, prompts, what, how, job_panel.layout(PAGE))
     return html.Div([forms.heading("Patch", about), form, results.layout(PAGE)])
 
 
@@ -185,14 +189,14 @@ def strongest_sentence(result: Result) -> str:
         if "head" in strongest
         else f"position {strongest['position']} {strongest['token']!r}"
     )
-    effect = f"{strongest['effect']:+.2f}".replace("-", "−")
+    effect = number(strongest["effect"])
     interval = ""
     if "interval" in strongest:
-        low, high = (f"{v:.2f}".replace("-", "−") for v in strongest["interval"])
+        low, high = (number(v) for v in strongest["interval"])
         interval = f" [95 % interval {low} to {high}]"
     control = "control not run"
     if "control_effect" in strongest:
-        control = f"wrong-source control there {strongest['control_effect']:+.2f}".replace("-", "−")
+        control = f"wrong-source control there {number(strongest['control_effect'])}"
     n = result.summary["n_pairs"]
     return (
         f"Strongest: layer {strongest['layer']}, {where}: effect {effect}{interval}; {control}; "
@@ -212,10 +216,15 @@ def show(run: Run, scheme: str | None) -> list[Any]:
         pair = [[str(t) for t in data[name].values] for name in ("clean_token", "corrupt_token")]
         differs = [a != b for a, b in zip(*pair, strict=True)]
         first = " of the first pair" if result.summary["n_pairs"] > 1 else ""
-        parts += [
-            tokens.strip(pair[0], label=f"Clean tokens{first}", differs=differs),
-            tokens.strip(pair[1], label=f"Corrupt tokens{first}", differs=differs),
-        ]
+        parts.append(
+            html.Div(
+                [
+                    tokens.strip(pair[0], label=f"Clean tokens{first}", differs=differs),
+                    tokens.strip(pair[1], label=f"Corrupt tokens{first}", differs=differs),
+                ],
+                className="token-strips",
+            )
+        )
     return [*parts, *(forms.card(figure) for figure in drawn.values())]
 
 
@@ -239,9 +248,11 @@ def register(app: dash.Dash, state: AppState) -> None:
         return job_panel.submit(state, parse_spec(fields(*form), source="The form"), PAGE, following)
 
     @app.callback(
-        Output(ids.of(PAGE, "pair"), "style"),
+        Output(ids.of(PAGE, "prompts"), "style"),
+        Output(ids.of(PAGE, "answers"), "style"),
         Output(ids.of(PAGE, "set"), "style"),
         Input(ids.of(PAGE, "source"), "value"),
     )
     def choose_source(source):
-        return ({}, job_panel.HIDDEN) if source == PAIR else (job_panel.HIDDEN, {})
+        shown, hidden = {}, job_panel.HIDDEN
+        return (shown, shown, hidden) if source == PAIR else (hidden, hidden, shown)

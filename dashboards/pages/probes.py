@@ -25,8 +25,8 @@ FORM = ["dataset", "labels", "limit", "sites", "position", "kinds", "folds", "co
 RUN = ids.of(PAGE, "run")
 KINDS = {
     "logistic": "logistic regression",
-    "mass_mean": "mass mean (difference of means)",
-    "mass_mean_whitened": "mass mean, whitened",
+    "mass_mean": "mass mean",
+    "mass_mean_whitened": "whitened mass mean",
 }
 SITES = [
     "blocks.*.hook_resid_post",
@@ -83,8 +83,11 @@ def layout(state: AppState) -> html.Div:
             label="Kinds of probe",
             data=[{"value": v, "label": label} for v, label in KINDS.items()],
             value=["logistic", "mass_mean"],
-            w=440,
+            w=320,
             **forms.KEEP,
+        ),
+        dmc.NumberInput(
+            id=name["folds"], label="Folds", value=5, min=2, max=20, w=80, allowDecimal=False, **forms.KEEP
         ),
     ]
     second = [
@@ -93,19 +96,16 @@ def layout(state: AppState) -> html.Div:
             label="Sites (* for every layer)",
             data=SITES,
             value=SITES[0],
-            w=260,
+            w=250,
             **forms.KEEP,
         ),
         dmc.NumberInput(
             id=name["position"],
-            label="Token position (−1: last)",
+            label="Position (−1: last)",
             value=-1,
-            w=170,
+            w=140,
             allowDecimal=False,
             **forms.KEEP,
-        ),
-        dmc.NumberInput(
-            id=name["folds"], label="Folds", value=5, min=2, max=20, w=80, allowDecimal=False, **forms.KEEP
         ),
         *forms.model_inputs(state, PAGE),
         dmc.Switch(

@@ -10,6 +10,7 @@ from dash import html
 
 from dashboards import ids
 from dashboards.components import code, forms, graphs, notify, reproduce, tables
+from dashboards.components.aria import aria
 from dashboards.figures import control_statement
 from dashboards.jobs_view import PAGES, seconds
 from dashboards.state import AppState
@@ -48,10 +49,20 @@ def report(run: Run, scheme: str | None) -> list[Any]:
         *(forms.card(figure) for figure in drawn.values()),
         html.Div(
             [
-                forms.card(dmc.Title("Summary", order=2), tables.facts(readable(result.summary))),
-                forms.card(_how_to_repeat(run)),
-                forms.card(dmc.Title("Provenance", order=2), _provenance(run)),
-                forms.card(dmc.Title("Log", order=2), _log(run)),
+                html.Div(
+                    [
+                        forms.card(dmc.Title("Summary", order=2), tables.facts(readable(result.summary))),
+                        forms.card(dmc.Title("Provenance", order=2), *_provenance(run)),
+                    ],
+                    className="stack",
+                ),
+                html.Div(
+                    [
+                        forms.card(*_how_to_repeat(run)),
+                        forms.card(dmc.Title("Log", order=2), _log(run)),
+                    ],
+                    className="stack",
+                ),
             ],
             className="report-columns",
         ),
@@ -126,7 +137,8 @@ def _provenance(run: Run) -> list[Any]:
     recorded = run.provenance["provenance"]
     flat = {"seed": str(recorded.get("seed"))}
     for part in ("model", "inputs", "settings"):
-        flat |= {f"{part}: {name}": str(value) for name, value in (recorded.get(part) or {}).items()}
+        known = (recorded.get(part) or {}).items()
+        flat |= {f"{part}: {name}": str(value) for name, value in known if value is not None}
     flat |= {name: str(recorded[name]) for name in ("created", "python", "processor") if name in recorded}
     flat["seconds"] = ", ".join(
         f"{name} {value:g}" for name, value in (recorded.get("seconds") or {}).items()
@@ -142,4 +154,4 @@ def _log(run: Run) -> html.Pre:
         lines.append(
             f"{event['seconds']:>9.3f} s  {event['event']:<9} {json.dumps(more, ensure_ascii=False)}"
         )
-    return html.Pre("\n".join(lines), className="code", tabIndex=0, **{"aria-label": "Log"})
+    return html.Pre("\n".join(lines), className="code", tabIndex=0, **aria(label="Log"))

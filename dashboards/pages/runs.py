@@ -11,6 +11,7 @@ from dash import Input, Output, State, dcc, html, no_update
 
 from dashboards import ids
 from dashboards.components import forms
+from dashboards.components.aria import aria
 from dashboards.state import AppState
 from workbench.runs import RunInfo
 
@@ -60,7 +61,7 @@ def layout(state: AppState) -> html.Div:
                 **forms.KEEP,
             ),
             dmc.TextInput(id=TEXT, label="Text in title, model or id", debounce=250, w=300, **forms.KEEP),
-            dmc.Text(id=COUNT, size="sm", c="dimmed", className="count", **{"aria-live": "polite"}),
+            dmc.Text(id=COUNT, size="sm", c="dimmed", className="count", **aria(live="polite")),
         ],
         align="end",
         gap="sm",

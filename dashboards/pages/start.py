@@ -6,10 +6,12 @@ from typing import Any
 
 import dash
 import dash_mantine_components as dmc
-from dash import ALL, Input, Output, State, ctx, html, no_update
+from dash import ALL, Input, Output, State, html, no_update
 
 from dashboards import ids
 from dashboards.components import forms, job_panel, tables
+from dashboards.components.aria import aria
+from dashboards.components.clicks import clicked
 from dashboards.jobs_view import PAGES, seconds
 from dashboards.pages import patch
 from dashboards.state import AppState
@@ -72,7 +74,7 @@ def _example(name: str, example: dict[str, Any]) -> dmc.Paper:
                             "Run",
                             id=ids.example(PAGE, name),
                             size="compact-md",
-                            **{"aria-label": f"Run: {example['title']}"},
+                            **aria(label=f"Run: {example['title']}"),
                         ),
                         dmc.Anchor("Open the page", href=PAGES[name], size="sm", className="tap"),
                     ],
@@ -143,9 +145,9 @@ def register(app: dash.Dash, state: AppState) -> None:
         State(ids.FOLLOWING, "data"),
         prevent_initial_call=True,
     )
-    def run_example(clicks, following):
-        if not any(clicks):
+    def run_example(_clicks, following):
+        if (kind := clicked("name")) is None:
             return [no_update] * 4
-        kind = ctx.triggered_id["name"]
         spec = parse_spec({**EXAMPLES[kind]["fields"], "model": {"name": state.model}}, source="The example")
-        return *job_panel.submit(state, spec, PAGES[kind].strip("/"), following), PAGES[kind], ""
+        page = PAGES[kind]
+        return *job_panel.submit(state, spec, page.strip("/"), following), page, ""
