@@ -22,7 +22,10 @@ def main() -> None:
     for name in BENCHMARKS:
         print(f"benchmarks.{name} …", flush=True)
         done = subprocess.run(
-            [sys.executable, "-m", f"benchmarks.{name}", "--json"], capture_output=True, text=True, check=False
+            [sys.executable, "-m", f"benchmarks.{name}", "--json"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode == 3:
             sections.append(f"## {name}\n\nNot run: it needs a GPU.\n")

@@ -109,7 +109,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def main(run: Callable[..., Report], description: str, argv: Sequence[str] | None = None, **options: Any) -> None:
+def main(
+    run: Callable[..., Report], description: str, argv: Sequence[str] | None = None, **options: Any
+) -> None:
     """Command line of a benchmark: `--json`, and one option per keyword with its default."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", action="store_true", help="print one JSON object")

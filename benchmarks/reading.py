@@ -72,7 +72,9 @@ def _reads(lm: wb.LanguageModel, bridge: Any, repeats: int, report: Report) -> N
     ours()
     cached()
     difference = max(float((a - b).abs().max()) for a, b in zip(kept["ours"], kept["bridge"], strict=True))
-    timing = alternate({"plain": plain, "ours": ours, "TransformerBridge": cached}, repeats=repeats, warm_up=3)
+    timing = alternate(
+        {"plain": plain, "ours": ours, "TransformerBridge": cached}, repeats=repeats, warm_up=3
+    )
     report.rows.append(timing.row("ours", "plain", what="forward with 30 residual reads"))
     report.rows.append(
         timing.row(
@@ -106,7 +108,9 @@ def _sweep(lm: wb.LanguageModel, bridge: Any, sweeps: int, report: Report) -> No
     timing = alternate({"TransformerLens": loop, "ours": ours}, repeats=sweeps, warm_up=0)
     difference = float((grids["ours"] - grids["loop"].cpu()).abs().max())
     report.rows.append(timing.row("TransformerLens", "ours", what="30 x 14 residual grid"))
-    report.rows.append({"side": "ours", "seconds": round(timing.median("ours"), 4), "what": "30 x 14 residual grid"})
+    report.rows.append(
+        {"side": "ours", "seconds": round(timing.median("ours"), 4), "what": "30 x 14 residual grid"}
+    )
     value = statistics.median(timing.ratios("TransformerLens", "ours"))
     report.goals.append(Goal.at_least("sweep_over_transformerlens", round(value, 3), 8))
     report.goals.append(Goal.at_most("grid_max_abs_diff", difference, 1e-4))

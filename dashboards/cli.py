@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from workbench.cli.common import ModelOption, RunsOption
 
 app = typer.Typer()
 
@@ -14,15 +15,12 @@ app = typer.Typer()
 def dashboard(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8050,
     host: Annotated[str, typer.Option(help="Loopback address to listen on.")] = "127.0.0.1",
-    runs: Annotated[
-        Path | None, typer.Option(help="Folder of the runs [default: $WORKBENCH_RUNS or ./runs].")
-    ] = None,
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Model that forms begin with.")
-    ] = "smollm2-135m",
+    runs: RunsOption = None,
+    model: ModelOption = "smollm2-135m",
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
 ) -> None:
     """Serve the dashboard to this machine and open it in a browser; Ctrl+C ends it."""
+    import threading
     import webbrowser
 
     from dashboards.app import create_app
@@ -35,6 +33,7 @@ def dashboard(
     server = make_server(create_app(folder, worker, model=model), host, port)
     address = f"http://{'[::1]' if ':' in host else host}:{port}/"
     typer.echo(f"Latent Workbench is at {address} (runs in {folder}). Ctrl+C ends it.")
+    threading.Thread(target=_warm_up, daemon=True).start()
     if open_:
         webbrowser.open(address)
     try:
@@ -43,3 +42,10 @@ def dashboard(
         server.close()
         worker.close()
         typer.echo("Stopped.")
+
+
+def _warm_up() -> None:
+    """Import what the first job needs while its form is being read: some seconds of its wait."""
+    import workbench.lens.logit_lens
+    import workbench.model.loading
+    import workbench.patching.sweep  # noqa: F401

@@ -23,7 +23,7 @@ PAGES = [
 ]
 THEME: Any = {
     "primaryColor": "indigo",
-    "primaryShade": {"light": 7, "dark": 5},
+    "primaryShade": 7,
     "fontFamily": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif",
     "fontFamilyMonospace": "ui-monospace, SFMono-Regular, Menlo, Consolas, 'Liberation Mono', monospace",
     "defaultRadius": "sm",

@@ -30,7 +30,9 @@ model
 # A *site* is a place whose tensor can be read or edited. The names are TransformerLens'; globs and lists work.
 
 # %%
-print(len(model.sites()), "sites, for instance", [s.name for s in model.resolve("blocks.{3,7}.attn.hook_*")][:4])
+print(
+    len(model.sites()), "sites, for instance", [s.name for s in model.resolve("blocks.{3,7}.attn.hook_*")][:4]
+)
 
 # %% [markdown]
 # ## When does the answer appear?
@@ -58,7 +60,12 @@ print("read", tuple(seen["blocks.7.hook_resid_post"].shape))
 with model.edit({"blocks.{20..29}.attn.hook_z": lambda z: z * 0}):
     without_late_heads = model.logits(clean)
 answer = wb.LogitDifference(" Mary", " John").resolve(model)
-print("logit difference", float(answer(plain[:, -1])[0]), "without late heads", float(answer(without_late_heads[:, -1])[0]))
+print(
+    "logit difference",
+    float(answer(plain[:, -1])[0]),
+    "without late heads",
+    float(answer(without_late_heads[:, -1])[0]),
+)
 
 # %% [markdown]
 # ## Where can true be told from false?
@@ -66,7 +73,11 @@ print("logit difference", float(answer(plain[:, -1])[0]), "without late heads", 
 # of one country never stand on both sides of a split.
 
 # %%
-facts = wb.datasets.load("capitals").filter(negated=False, template="capital-of", label=["true", "false"]).sample(160, seed=0)
+facts = (
+    wb.datasets.load("capitals")
+    .filter(negated=False, template="capital-of", label=["true", "false"])
+    .sample(160, seed=0)
+)
 acts = wb.collect(model, facts.texts, sites="blocks.*.hook_resid_post", positions=-1)
 sweep = probes.sweep(acts, facts.labels, kinds=["mass_mean"], groups=facts.groups, positive="true")
 sweep.summary
@@ -104,4 +115,7 @@ doses.plot()
 
 # %%
 for strength in (-30, 0, 30):
-    print(f"{strength:+d}", wb.steering.generate(model, prompts, direction, strength, max_new_tokens=12).texts[0])
+    print(
+        f"{strength:+d}",
+        wb.steering.generate(model, prompts, direction, strength, max_new_tokens=12).texts[0],
+    )

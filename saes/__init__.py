@@ -1,8 +1,8 @@
 """Sparse autoencoders and other dictionaries: load one, read features, take a feature as a direction.
 
-    import saes
-    sae = saes.load("path/to/sae-lens-folder")
-    features = sae.encode(acts.rows(sae.site))
+import saes
+sae = saes.load("path/to/sae-lens-folder")
+features = sae.encode(acts.rows(sae.site))
 """
 
 from __future__ import annotations

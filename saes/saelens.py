@@ -34,7 +34,9 @@ def load(source: str | Path, sae_id: str | None = None, *, device: str = "cpu") 
     if folder.is_dir():
         missing = [n for n in ("cfg.json", "sae_weights.safetensors") if not (folder / n).is_file()]
         if missing:
-            raise ModelError(f"Folder {str(source)!r} is not a sae-lens autoencoder: {', '.join(missing)} missing.")
+            raise ModelError(
+                f"Folder {str(source)!r} is not a sae-lens autoencoder: {', '.join(missing)} missing."
+            )
         try:
             return _wrap(SAE.load_from_disk(folder, device=device), str(source))
         except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -48,7 +50,9 @@ def load(source: str | Path, sae_id: str | None = None, *, device: str = "cpu") 
         return _wrap(SAE.from_pretrained(str(source), sae_id, device=device), f"{source}/{sae_id}")
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"Autoencoder {sae_id!r} of release {str(source)!r} cannot be loaded: {first}") from error
+        raise ModelError(
+            f"Autoencoder {sae_id!r} of release {str(source)!r} cannot be loaded: {first}"
+        ) from error
 
 
 def _wrap(sae: Any, source: str) -> SparseAutoencoder:

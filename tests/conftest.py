@@ -45,7 +45,7 @@ def hooks_left(model: LanguageModel) -> int:
     )
 
 
-def pytest_terminal_summary(terminalreporter, exitstatus, config):  # noqa: ARG001
+def pytest_terminal_summary(terminalreporter, exitstatus, config):
     """Where nothing may be left out (continuous integration), a skipped test is a failure."""
     skipped = terminalreporter.stats.get("skipped", [])
     if skipped and os.environ.get("WORKBENCH_FORBID_SKIPS"):

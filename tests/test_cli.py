@@ -38,7 +38,9 @@ def workbench(*arguments: str, **environment: str) -> subprocess.CompletedProces
 def test_help_lists_every_command_quickly():
     started = time.perf_counter()
     shown = workbench("--help")
-    assert time.perf_counter() - started < 2  # the exact figure is benchmarks.imports'; this catches a heavy import
+    assert (
+        time.perf_counter() - started < 2
+    )  # the exact figure is benchmarks.imports'; this catches a heavy import
     assert shown.returncode == 0
     for entry in entry_points(group="workbench.commands"):
         assert f"  {entry.name} " in shown.stdout
@@ -107,7 +109,10 @@ def test_no_such_run_model_or_spec_is_exit_code_2(tmp_path):
         (["runs", "show", "2020", "--runs", str(tmp_path)], "No run '2020'"),
         (["lens", "hello", "--model", "smollm2-135n"], "Did you mean 'smollm2-135m'"),
         (["run", str(tmp_path / "none.yaml")], "cannot be read"),
-        (["lens", "hello", "--model", "nobody/nothing", "--runs", str(tmp_path)], "not in the local hub cache"),
+        (
+            ["lens", "hello", "--model", "nobody/nothing", "--runs", str(tmp_path)],
+            "not in the local hub cache",
+        ),
     ]:
         result = workbench(*arguments, HF_HUB_OFFLINE="1")
         assert result.returncode == 2 and message in result.stderr, (arguments, result.stderr)
@@ -119,7 +124,15 @@ def test_collect_writes_one_file_that_loads(folder, tmp_path):
     (tmp_path / "prompts.txt").write_text("Mary went to the store\nJohn gave a drink\n")
     out = tmp_path / "acts.safetensors"
     done = workbench(
-        "collect", str(tmp_path / "prompts.txt"), "--model", folder, "--out", str(out), "--position", "0,-1", "--json"
+        "collect",
+        str(tmp_path / "prompts.txt"),
+        "--model",
+        folder,
+        "--out",
+        str(out),
+        "--position",
+        "0,-1",
+        "--json",
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows"] == 4
@@ -145,7 +158,7 @@ def test_a_folder_a_hub_cache_entry_and_objects_load_to_the_same_model(folder, t
     from_folder = wb.load_model(folder)
     hf, tokenizer = tiny.hf_model("llama"), tiny.tokenizer()
     assert wb.load_model((hf, tokenizer)).fingerprint == from_folder.fingerprint
-    code = f"import workbench as wb; print(wb.load_model('someone/tiny').fingerprint)"
+    code = "import workbench as wb; print(wb.load_model('someone/tiny').fingerprint)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False,
         env={**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"},

@@ -43,7 +43,9 @@ def test_blocks_after_the_last_site_and_the_unembedding_do_not_run(model):
     handles = [
         model.block(i).register_forward_hook(lambda *_, i=i: ran.append(i)) for i in range(model.n_layers)
     ]
-    handles.append(model.module(model.catalog.map.paths["unembed"]).register_forward_hook(lambda *_: ran.append("u")))
+    handles.append(
+        model.module(model.catalog.map.paths["unembed"]).register_forward_hook(lambda *_: ran.append("u"))
+    )
     model.sites()
     ran.clear()
     wb.collect(model, ROWS[:1], ["blocks.0.hook_resid_post", "blocks.1.attn.hook_z"])
@@ -77,7 +79,9 @@ def test_not_a_number_is_an_error_that_names_site_and_prompt():
     with torch.no_grad():
         model.hf.get_input_embeddings().weight[30] = float("nan")
     with pytest.raises(DataError, match=r"2 of 5 activations at 'blocks.0.hook_resid_post' .* prompt 1"):
-        wb.collect(model, [[7, 8, 9], [5, 9, 30, 41, 22][:3]], "blocks.0.hook_resid_post", [[0, 1, 2], [1, 2]])
+        wb.collect(
+            model, [[7, 8, 9], [5, 9, 30, 41, 22][:3]], "blocks.0.hook_resid_post", [[0, 1, 2], [1, 2]]
+        )
     assert hooks_left(model) == 0
 
 

@@ -19,15 +19,21 @@ def logits(model, rows=(ROW,)):
     return model.forward(from_ids(model, list(rows))).logits
 
 
-@pytest.mark.parametrize("part", ["hook_resid_pre", "hook_resid_post", "attn.hook_z", "attn.hook_v", "hook_mlp_out"])
+@pytest.mark.parametrize(
+    "part", ["hook_resid_pre", "hook_resid_post", "attn.hook_z", "attn.hook_v", "hook_mlp_out"]
+)
 def test_an_edit_does_what_transformer_bridge_hooks_do(model, part):
     name = f"blocks.1.{part}"
     hf = model.hf
-    bridge = build_bridge_from_module(copy.deepcopy(hf), type(hf).__name__, hf_config=hf.config, tokenizer=None)
+    bridge = build_bridge_from_module(
+        copy.deepcopy(hf), type(hf).__name__, hf_config=hf.config, tokenizer=None
+    )
     edit = lambda x: x * 0.5 + 0.3  # noqa: E731
     with torch.no_grad():
         expected = bridge.run_with_hooks(
-            torch.tensor([ROW]), fwd_hooks=[(name, lambda x, hook: edit(x))], return_type="logits"  # noqa: ARG005
+            torch.tensor([ROW]),
+            fwd_hooks=[(name, lambda x, hook: edit(x))],
+            return_type="logits",
         )
     with model.edit({name: edit}):
         ours = logits(model)
@@ -87,7 +93,11 @@ def test_a_read_sees_the_edited_value(llama):
 
 @pytest.mark.parametrize(
     ("function", "message"),
-    [(lambda x: None, "returned NoneType"), (lambda x: x[:, :1], "returned shape"), (lambda x: 3, "returned int")],
+    [
+        (lambda x: None, "returned NoneType"),
+        (lambda x: x[:, :1], "returned shape"),
+        (lambda x: 3, "returned int"),
+    ],
 )
 def test_an_edit_that_returns_something_else_is_an_error(llama, function, message):
     with pytest.raises(HookError, match=message), llama.edit({"blocks.0.hook_resid_post": function}):
@@ -96,8 +106,9 @@ def test_an_edit_that_returns_something_else_is_an_error(llama, function, messag
 
 
 def test_a_hook_that_did_not_fire_is_an_error(llama):
-    with pytest.raises(HookError, match=r"2 of 2 hooks did not fire: .*hook_z"), llama.hooks(
-        read="blocks.0.attn.hook_z", edit={"blocks.1.hook_mlp_out": lambda x: x}
+    with (
+        pytest.raises(HookError, match=r"2 of 2 hooks did not fire: .*hook_z"),
+        llama.hooks(read="blocks.0.attn.hook_z", edit={"blocks.1.hook_mlp_out": lambda x: x}),
     ):
         pass
 
@@ -124,8 +135,12 @@ def test_hooks_are_removed_and_attention_restored_after_an_exception(llama, prob
     def fail(_x):
         raise problem
 
-    with pytest.raises(problem), llama.hooks(
-        read=["blocks.*.attn.hook_pattern", "blocks.0.hook_resid_mid"], edit={"blocks.1.hook_mlp_out": fail}
+    with (
+        pytest.raises(problem),
+        llama.hooks(
+            read=["blocks.*.attn.hook_pattern", "blocks.0.hook_resid_mid"],
+            edit={"blocks.1.hook_mlp_out": fail},
+        ),
     ):
         logits(llama)
     assert hooks_left(llama) == 0

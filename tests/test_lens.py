@@ -18,7 +18,9 @@ IDS = [50, 51, 52, 53, 54, 55]
 def test_the_last_layer_is_the_models_own_output(model):
     lens = wb.lens.logit_lens(model, IDS, top_k=3)
     p = model.logits(IDS)[0].softmax(-1)
-    assert np.allclose(lens.data["top_probability"].sel(layer=model.n_layers - 1), p.topk(3).values, atol=1e-5)
+    assert np.allclose(
+        lens.data["top_probability"].sel(layer=model.n_layers - 1), p.topk(3).values, atol=1e-5
+    )
     assert np.array_equal(lens.data["top_id"].sel(layer=model.n_layers - 1), p.topk(3).indices)
     assert np.allclose(lens.data["kl_to_final"].sel(layer=model.n_layers - 1), 0, atol=1e-6)
 

@@ -16,7 +16,9 @@ def test_the_example_runs_as_a_notebook_and_draws_its_figures(name, tmp_path):
     from nbclient import NotebookClient
 
     notebook = jupytext.read(EXAMPLES / name)
-    NotebookClient(notebook, timeout=400, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    NotebookClient(
+        notebook, timeout=400, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    ).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     figures = [o for o in outputs if "application/vnd.plotly.v1+json" in o.get("data", {})]
     assert len(figures) == 4

@@ -58,7 +58,9 @@ def test_a_grid_equals_transformer_lens_own_patching_loop(family):
 
     model = tiny_model(family)
     hf = model.hf
-    bridge = build_bridge_from_module(copy.deepcopy(hf), type(hf).__name__, hf_config=hf.config, tokenizer=None)
+    bridge = build_bridge_from_module(
+        copy.deepcopy(hf), type(hf).__name__, hf_config=hf.config, tokenizer=None
+    )
     metric = METRIC.resolve(model)
     with torch.no_grad():
         _, cache = bridge.run_with_cache(torch.tensor([CLEAN]))
@@ -141,7 +143,9 @@ def test_metrics_that_cannot_be_are_errors(llama):
 
 def test_log_probability_is_the_log_softmax(llama):
     logits = llama.logits(CLEAN)[:, -1]
-    assert torch.allclose(wb.LogProbability(7).resolve(llama)(logits), logits.softmax(-1)[:, 7].log(), atol=1e-5)
+    assert torch.allclose(
+        wb.LogProbability(7).resolve(llama)(logits), logits.softmax(-1)[:, 7].log(), atol=1e-5
+    )
 
 
 def test_a_sliding_window_that_bites_is_replayed_exactly():

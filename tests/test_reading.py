@@ -36,7 +36,9 @@ def test_reading_every_site_leaves_the_logits_bit_equal(family, attention, rows)
 
 def test_every_site_equals_what_transformer_bridge_caches(model):
     hf = model.hf
-    bridge = build_bridge_from_module(copy.deepcopy(hf), type(hf).__name__, hf_config=hf.config, tokenizer=None)
+    bridge = build_bridge_from_module(
+        copy.deepcopy(hf), type(hf).__name__, hf_config=hf.config, tokenizer=None
+    )
     with torch.no_grad():
         _, cache = bridge.run_with_cache(torch.tensor(ROWS[2:]))
     with model.hooks(read=model.sites()) as seen:
@@ -90,8 +92,10 @@ SECOND_NORM = {
 def test_resid_mid_is_what_the_second_norm_is_given(family):
     model = tiny_model(family)
     given = []
-    handle = model.block(1).get_submodule(SECOND_NORM[family]).register_forward_pre_hook(
-        lambda _m, args: given.append(args[0])
+    handle = (
+        model.block(1)
+        .get_submodule(SECOND_NORM[family])
+        .register_forward_pre_hook(lambda _m, args: given.append(args[0]))
     )
     with model.hooks(read="blocks.1.hook_resid_mid") as seen:
         model.forward(from_ids(model, ROWS[:1]))
@@ -101,7 +105,9 @@ def test_resid_mid_is_what_the_second_norm_is_given(family):
 
 def test_sequential_neox_has_a_resid_mid_and_parallel_neox_says_why_not():
     sequential = tiny_model("neox", use_parallel_residual=False)
-    with sequential.hooks(read=["blocks.0.hook_resid_mid", "blocks.0.hook_mlp_out", "blocks.0.hook_resid_post"]) as s:
+    with sequential.hooks(
+        read=["blocks.0.hook_resid_mid", "blocks.0.hook_mlp_out", "blocks.0.hook_resid_post"]
+    ) as s:
         sequential.forward(from_ids(sequential, ROWS[:1]))
     total = s["blocks.0.hook_resid_mid"] + s["blocks.0.hook_mlp_out"]
     assert torch.allclose(total, s["blocks.0.hook_resid_post"], atol=1e-5)

@@ -27,11 +27,18 @@ from workbench.specs import load_spec, parse_spec
 PROMPT = "Mary went to the store and John gave a drink to"
 
 
-@given(texts=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8), min_size=1, max_size=6))
+@given(
+    texts=st.lists(
+        st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8), min_size=1, max_size=6
+    )
+)
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_any_text_and_number_comes_back_from_disk(texts, tmp_path):
     data = xr.Dataset(
-        {"x": ("token", np.arange(len(texts), dtype=np.float32) / 3), "t": ("token", np.array(texts, dtype=str))},
+        {
+            "x": ("token", np.arange(len(texts), dtype=np.float32) / 3),
+            "t": ("token", np.array(texts, dtype=str)),
+        },
         coords={"label": ("token", np.array(texts[::-1], dtype=str))},
         attrs={"nested": {"a": [1, 2.5, "é"]}},
     )
@@ -39,7 +46,9 @@ def test_any_text_and_number_comes_back_from_disk(texts, tmp_path):
     result = wb.Result("logit_lens", data, Provenance(seed=3), {"n": 1})
     back = wb.Result.load(result.save(tmp_path / "r.zarr", replace=True))
     assert back.data.identical(result.data)
-    assert back.provenance == result.provenance and back.summary == result.summary and back.kind == result.kind
+    assert (
+        back.provenance == result.provenance and back.summary == result.summary and back.kind == result.kind
+    )
 
 
 def test_a_result_is_not_written_over_another_unless_asked(llama, tmp_path):
@@ -67,7 +76,7 @@ def test_a_run_holds_everything_and_its_spec_gives_the_same_numbers_again(llama,
         "spec.yaml", "provenance.json", "result.zarr", "figures", "log.jsonl", "report.html",
     }  # fmt: skip
     assert list((run.path / "figures").glob("*.json"))
-    assert [e["event"] for e in run.log()][0] == "start"
+    assert run.log()[0]["event"] == "start"
     assert run.provenance["provenance"]["seed"] == 4
     assert run.provenance["provenance"]["model"]["fingerprint"] == llama.fingerprint
     again = run_spec(load_spec(run.path / "spec.yaml"), runs=tmp_path, model=llama)
@@ -95,7 +104,9 @@ def test_a_run_opens_by_the_beginning_of_its_id_and_an_unknown_one_is_an_error(l
         load_run("1999", tmp_path / "elsewhere")
 
 
-@pytest.mark.parametrize("problem", [WorkbenchError("bad"), Cancelled(), RuntimeError("bug"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "problem", [WorkbenchError("bad"), Cancelled(), RuntimeError("bug"), KeyboardInterrupt()]
+)
 def test_whatever_goes_wrong_nothing_half_written_is_left(llama, tmp_path, problem):
     class Fail:
         def stage(self, name, total):
@@ -195,6 +206,10 @@ def test_a_changed_weight_changes_the_fingerprint():
 
 def test_importing_workbench_is_quick():
     started = time.perf_counter()
-    code = "import workbench, sys; assert not {'torch', 'transformers', 'xarray', 'pandas'} & set(sys.modules)"
+    code = (
+        "import workbench, sys; assert not {'torch', 'transformers', 'xarray', 'pandas'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert time.perf_counter() - started < 2  # the exact figure is benchmarks.imports'; this catches a heavy import
+    assert (
+        time.perf_counter() - started < 2
+    )  # the exact figure is benchmarks.imports'; this catches a heavy import

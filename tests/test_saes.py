@@ -53,7 +53,9 @@ def test_explained_variance_is_one_for_a_perfect_and_zero_for_a_mean_reconstruct
     sae = saes.load(folder[0])
     x = torch.randn(50, 48)
     perfect = saes.SparseAutoencoder("", 48, 48, torch.eye(48), "", {}, lambda v: v, lambda f: f)
-    mean = saes.SparseAutoencoder("", 48, 48, torch.eye(48), "", {}, lambda v: v, lambda f: f.mean(0).expand_as(f))
+    mean = saes.SparseAutoencoder(
+        "", 48, 48, torch.eye(48), "", {}, lambda v: v, lambda f: f.mean(0).expand_as(f)
+    )
     assert perfect.explained_variance(x) == pytest.approx(1)
     assert mean.explained_variance(x) == pytest.approx(0, abs=1e-5)
     assert sae.explained_variance(x) < 1

@@ -39,7 +39,9 @@ def test_a_padded_batch_gives_what_one_by_one_gives(smollm2, side):
 
 
 def test_embedding_and_added_outputs_sum_to_the_last_stream(smollm2):
-    with smollm2.hooks(read=["hook_embed", "blocks.*.hook_attn_out", "blocks.*.hook_mlp_out", "blocks.29.hook_resid_post"]) as seen:
+    with smollm2.hooks(
+        read=["hook_embed", "blocks.*.hook_attn_out", "blocks.*.hook_mlp_out", "blocks.29.hook_resid_post"]
+    ) as seen:
         smollm2.forward(smollm2.batch(CLEAN))
     total = seen["hook_embed"].double()
     for layer in range(30):
@@ -61,7 +63,9 @@ def test_the_answer_moves_from_the_changed_name_to_the_last_token(smollm2):
     effect = result.data["mean_effect"]
     tokens = result.data["clean_token"].values.tolist()
     assert len(tokens) == 14
-    changed = next(i for i, (a, b) in enumerate(zip(tokens, result.data["corrupt_token"].values, strict=True)) if a != b)
+    changed = next(
+        i for i, (a, b) in enumerate(zip(tokens, result.data["corrupt_token"].values, strict=True)) if a != b
+    )
     early, late = effect.sel(layer=slice(0, 9)), effect.sel(layer=slice(27, 29))
     assert early.sel(position=changed).min() > 0.8 and np.abs(early.sel(position=13)).max() < 0.2
     assert late.sel(position=13).min() > 0.8 and np.abs(late.sel(position=changed)).max() < 0.2

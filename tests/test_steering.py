@@ -26,7 +26,9 @@ def a_direction(model, site="blocks.1.hook_resid_post", seed=0) -> Direction:
 def test_cache_or_not_and_batch_or_alone_give_the_same_tokens(model, where):
     direction = a_direction(model)
     kept = wb.steering.generate(model, PROMPTS, direction, 30.0, where=where, max_new_tokens=6)
-    uncached = wb.steering.generate(model, PROMPTS, direction, 30.0, where=where, max_new_tokens=6, use_cache=False)
+    uncached = wb.steering.generate(
+        model, PROMPTS, direction, 30.0, where=where, max_new_tokens=6, use_cache=False
+    )
     assert kept.tokens == uncached.tokens
     for i, prompt in enumerate(PROMPTS):
         alone = wb.steering.generate(model, prompt, direction, 30.0, where=where, max_new_tokens=6)
@@ -91,7 +93,10 @@ def test_a_mean_difference_is_the_difference_of_means(llama):
     d = wb.steering.mean_difference(llama, positive, negative, "blocks.1.hook_resid_post")
     means = [
         torch.stack(
-            [wb.collect(llama, p, "blocks.1.hook_resid_post").rows("blocks.1.hook_resid_post")[0] for p in rows]
+            [
+                wb.collect(llama, p, "blocks.1.hook_resid_post").rows("blocks.1.hook_resid_post")[0]
+                for p in rows
+            ]
         ).mean(0)
         for rows in (positive, negative)
     ]
@@ -155,5 +160,7 @@ def test_unsteered_generation_is_transformers_own():
     model = tiny_model("gpt2")
     ours = wb.steering.generate(model, PROMPTS[1], max_new_tokens=5).tokens[0]
     with torch.no_grad():
-        theirs = model.hf.generate(torch.tensor([PROMPTS[1]]), max_new_tokens=5, do_sample=False, pad_token_id=0)
+        theirs = model.hf.generate(
+            torch.tensor([PROMPTS[1]]), max_new_tokens=5, do_sample=False, pad_token_id=0
+        )
     assert list(ours) == theirs[0, 5:].tolist()[: len(ours)]

@@ -20,10 +20,10 @@ from workbench.model.tokens import from_ids, resolve_positions
 def with_bos(family: str = "llama") -> LanguageModel:
     """A model whose tokenizer adds BOS by itself and has a chat template that writes BOS as well."""
     tokenizer = copy.deepcopy(tiny.tokenizer())
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    tokenizer.chat_template = (
-        "{{ bos_token }} {% for m in messages %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}the{% endif %}"
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
     )
+    tokenizer.chat_template = "{{ bos_token }} {% for m in messages %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}the{% endif %}"
     return LanguageModel(tiny.hf_model(family), tokenizer, name="tiny-bos")
 
 
@@ -87,7 +87,9 @@ def test_positions_count_from_either_end_and_nothing_else(length, position):
             resolve_positions(position, length)
 
 
-@pytest.mark.parametrize(("positions", "message"), [("last", "not known"), (1.5, "whole number"), ([], "No positions")])
+@pytest.mark.parametrize(
+    ("positions", "message"), [("last", "not known"), (1.5, "whole number"), ([], "No positions")]
+)
 def test_positions_of_another_kind_are_errors(positions, message):
     with pytest.raises(PositionError, match=message):
         resolve_positions(positions, 4)

@@ -20,10 +20,50 @@ from transformers import (
 
 FAMILIES = ["llama", "gpt2", "neox", "gemma2", "qwen3", "mixtral", "opt"]
 VOCABULARY = 120
-WORDS = (
-    "the a Mary John Anna Tom went to store and gave drink of is was in on capital France Paris Rome Italy "
-    "not red blue green one two three four five six seven eight nine zero plus equals , . ? !"
-).split()
+WORDS = [
+    "the",
+    "a",
+    "Mary",
+    "John",
+    "Anna",
+    "Tom",
+    "went",
+    "to",
+    "store",
+    "and",
+    "gave",
+    "drink",
+    "of",
+    "is",
+    "was",
+    "in",
+    "on",
+    "capital",
+    "France",
+    "Paris",
+    "Rome",
+    "Italy",
+    "not",
+    "red",
+    "blue",
+    "green",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "zero",
+    "plus",
+    "equals",
+    ",",
+    ".",
+    "?",
+    "!",
+]
 
 
 def config(family: str, **overrides):
@@ -39,7 +79,9 @@ def config(family: str, **overrides):
         case "llama":
             return LlamaConfig(**common | small | {"num_key_value_heads": 2} | overrides)
         case "gpt2":
-            return GPT2Config(**common | {"n_embd": 48, "n_layer": 3, "n_head": 4, "n_positions": 64} | overrides)
+            return GPT2Config(
+                **common | {"n_embd": 48, "n_layer": 3, "n_head": 4, "n_positions": 64} | overrides
+            )
         case "neox":
             return GPTNeoXConfig(**common | small | overrides)
         case "gemma2":

@@ -33,7 +33,32 @@ _NAMES = {
 }
 _ROOMS = ("lens", "patching", "steering", "datasets", "runs", "jobs", "sites", "hooks", "errors", "model")
 
-__all__ = [*_NAMES, *_ROOMS, "__version__"]
+__all__ = [
+    "Activations",
+    "Direction",
+    "LanguageModel",
+    "LogProbability",
+    "LogitDifference",
+    "Provenance",
+    "Result",
+    "WorkbenchError",
+    "__version__",
+    "collect",
+    "datasets",
+    "errors",
+    "hooks",
+    "jobs",
+    "lens",
+    "list_runs",
+    "load_model",
+    "load_run",
+    "model",
+    "patching",
+    "run_spec",
+    "runs",
+    "sites",
+    "steering",
+]
 
 if TYPE_CHECKING:
     from workbench import datasets, errors, hooks, jobs, lens, model, patching, runs, sites, steering

@@ -68,9 +68,7 @@ class Activations:
 
     def _name(self, site: str) -> str:
         layers = [int(s.split(".")[1]) for s in self.sites if s.startswith("blocks.")]
-        found = expand(
-            site, self.sites, n_layers=max(layers, default=-1) + 1, model_name="This collection"
-        )
+        found = expand(site, self.sites, n_layers=max(layers, default=-1) + 1, model_name="This collection")
         return found[0]
 
     def rows(self, site: str) -> Tensor:
@@ -95,7 +93,9 @@ class Activations:
     def of_prompt(self, index: int) -> dict[str, Tensor]:
         """Site -> [position, ...] activations of one prompt."""
         if not -self.n_prompts <= index < self.n_prompts:
-            raise PositionError(f"Prompt {index} does not exist: there are {self.n_prompts} (0 to {self.n_prompts - 1}).")
+            raise PositionError(
+                f"Prompt {index} does not exist: there are {self.n_prompts} (0 to {self.n_prompts - 1})."
+            )
         chosen = torch.from_numpy(self.prompt == index % self.n_prompts)
         return {site: rows[chosen] for site, rows in self.values.items()}
 
@@ -103,7 +103,9 @@ class Activations:
         """[site, row, ...] all sites in one tensor; they must be of one width."""
         shapes = {tuple(v.shape[1:]) for v in self.values.values()}
         if len(shapes) != 1:
-            raise DataError(f"Sites of different shapes do not stack: {sorted(shapes)}. Take them one by one.")
+            raise DataError(
+                f"Sites of different shapes do not stack: {sorted(shapes)}. Take them one by one."
+            )
         return torch.stack(list(self.values.values()))
 
     def to_xarray(self) -> Any:
@@ -191,7 +193,7 @@ def collect(
     started = time.perf_counter()
     resolved = model.resolve(sites)
     encoded = batch(model, as_list(prompts))
-    ids = [encoded.ids[i, : n].tolist() for i, n in enumerate(encoded.lengths)]
+    ids = [encoded.ids[i, :n].tolist() for i, n in enumerate(encoded.lengths)]
     wanted = _positions_per_prompt(encoded, positions)
     progress.stage("collect", len(ids))
     longest = max(encoded.lengths)
@@ -216,7 +218,10 @@ def collect(
         token=tuple(encoded.tokens[i][p] for i, w in enumerate(wanted) for p in w),
         n_prompts=len(ids),
         provenance=provenance(
-            model, tokens=ids, seconds={"collect": time.perf_counter() - started}, settings={"positions": str(positions)}
+            model,
+            tokens=ids,
+            seconds={"collect": time.perf_counter() - started},
+            settings={"positions": str(positions)},
         ),
     )
 
@@ -249,7 +254,9 @@ def _read(
 
     def gather(value: Tensor, site: Site) -> Tensor:
         i, c = rows.to(value.device), columns.to(value.device)
-        if site.where == "pattern":  # [batch, head, query, key] -> rows of queries, keys up to the longest prompt
+        if (
+            site.where == "pattern"
+        ):  # [batch, head, query, key] -> rows of queries, keys up to the longest prompt
             picked = value[i, :, c]
             return torch.nn.functional.pad(picked, (0, longest - picked.shape[-1]))
         return value[i, c]

@@ -186,6 +186,8 @@ class JobWorker:
         except WorkbenchError as error:
             job.error, job.state = str(error), "failed"
         except Exception as error:  # noqa: BLE001 - the worker must outlive a bug in an analysis; it is shown
-            job.error = f"Internal error: {type(error).__name__}: {error}. This is a bug; the log has its details."
+            job.error = (
+                f"Internal error: {type(error).__name__}: {error}. This is a bug; the log has its details."
+            )
             job.details = traceback.format_exc()
             job.state = "failed"

@@ -78,7 +78,9 @@ class Result:
         """
         folder = Path(path)
         if not (folder / "zarr.json").is_file():
-            raise RunError(f"{str(folder)!r} holds no result (no zarr.json): give the folder that `save` made.")
+            raise RunError(
+                f"{str(folder)!r} holds no result (no zarr.json): give the folder that `save` made."
+            )
         try:
             with xr.open_zarr(folder, consolidated=False, chunks=None) as opened:
                 data = _with_strings(opened.load(), str)
@@ -128,7 +130,9 @@ def _with_strings(data: xr.Dataset, dtype: Any) -> xr.Dataset:
     return result
 
 
-def array(dims: tuple[str, ...], values: Any, **attrs: Any) -> tuple[tuple[str, ...], np.ndarray, dict[str, Any]]:
+def array(
+    dims: tuple[str, ...], values: Any, **attrs: Any
+) -> tuple[tuple[str, ...], np.ndarray, dict[str, Any]]:
     """A variable for an xarray `Dataset`: dims, numpy values, attributes such as `units` and `long_name`."""
     if hasattr(values, "detach"):
         values = values.detach().float().cpu().numpy() if values.is_floating_point() else values.cpu().numpy()

@@ -93,7 +93,9 @@ def parse_spec(raw: Any, *, source: str = "The spec") -> Spec:
     kind = str(fields.pop("kind"))
     names = _kind_names()
     if kind not in names:
-        raise RunError(f"{source} has kind {kind!r}, known are {', '.join(names)}.{did_you_mean(kind, names)}")
+        raise RunError(
+            f"{source} has kind {kind!r}, known are {', '.join(names)}.{did_you_mean(kind, names)}"
+        )
     (entry,) = [e for e in entry_points(group="workbench.specs") if e.name == kind]
     if isinstance(fields.get("model"), str):
         fields["model"] = {"name": fields["model"]}

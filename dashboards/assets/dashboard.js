@@ -57,6 +57,20 @@
   // Title of a run in the table: a link, so that it can be opened by keyboard or in a new tab.
   var cells = (window.dashAgGridComponentFunctions = window.dashAgGridComponentFunctions || {});
   cells.RunLink = function (props) {
-    return React.createElement("a", { href: "/runs/" + encodeURIComponent(props.data.id), className: "run-link" }, props.value);
+    var href = "/runs/" + encodeURIComponent(props.data.id);
+    function open(event) {
+      if (event.button !== 0 || event.ctrlKey || event.metaKey || event.shiftKey) return;
+      event.preventDefault();
+      window.history.pushState({}, "", href);
+      window.dispatchEvent(new CustomEvent("_dashprivate_pushstate")); // as dcc.Link does
+      window.scrollTo(0, 0);
+    }
+    return React.createElement("a", { href: href, className: "run-link", tabIndex: -1, onClick: open }, props.value);
   };
+  document.addEventListener("keydown", function (event) {
+    var cell = document.activeElement;
+    if (event.key !== "Enter" || !cell || !cell.classList.contains("ag-cell")) return;
+    var link = cell.parentElement.querySelector(".run-link");
+    if (link) link.click();
+  });
 })();

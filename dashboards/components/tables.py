@@ -13,11 +13,29 @@ def table(
     """A table that scrolls sideways where it must; columns in `numbers` are set flush right."""
     head = dmc.TableThead(dmc.TableTr([dmc.TableTh(c, ta=_align(i, numbers)) for i, c in enumerate(columns)]))
     body = dmc.TableTbody(
-        [dmc.TableTr([dmc.TableTd(c, ta=_align(i, numbers)) for i, c in enumerate(row)]) for row in rows]
+        [
+            dmc.TableTr(
+                [
+                    dmc.TableTd(
+                        c,
+                        ta=_align(i, numbers),
+                        className="short" if isinstance(c, str) and len(c) < 20 else None,
+                    )
+                    for i, c in enumerate(row)
+                ]
+            )
+            for row in rows
+        ]
     )
     parts = [head, body, *([dmc.TableCaption(caption)] if caption else [])]
     inner = dmc.Table(
-        parts, verticalSpacing=4, horizontalSpacing="sm", fz="sm", tabularNums=True, captionSide="top"
+        parts,
+        verticalSpacing=4,
+        horizontalSpacing="sm",
+        fz="sm",
+        tabularNums=True,
+        captionSide="top",
+        className="listing",
     )
     return dmc.TableScrollContainer(inner, minWidth=0, type="native")
 

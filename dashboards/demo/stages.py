@@ -59,7 +59,13 @@ def stages(model: ModelSpec, seed: int = 0) -> list[Stage]:
             "puts in the activation of a wrong position: what it achieves as well comes from taking the other "
             "name away, not from putting the right one in.",
             PatchSpec(
-                model=model, seed=seed, clean=CLEAN, corrupt=CORRUPT, answer=" Mary", wrong=" John", site="resid_pre"
+                model=model,
+                seed=seed,
+                clean=CLEAN,
+                corrupt=CORRUPT,
+                answer=" Mary",
+                wrong=" John",
+                site="resid_pre",
             ),
         ),
         Stage(
@@ -69,7 +75,10 @@ def stages(model: ModelSpec, seed: int = 0) -> list[Stage]:
             "model reads other prompts. The score is logit(' good') − logit(' bad'). Random directions of the "
             "same norm are the control: a direction means something only where it moves the score and they do not.",
             SteerSpec(
-                model=model, seed=seed, site="blocks.16.hook_resid_post", strengths=[-40, -20, -10, 10, 20, 40]
+                model=model,
+                seed=seed,
+                site="blocks.16.hook_resid_post",
+                strengths=[-40, -20, -10, 10, 20, 40],
             ),
         ),
     ]

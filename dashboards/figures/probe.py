@@ -17,7 +17,7 @@ from plotly.subplots import make_subplots
 
 from dashboards.figures import grid, theme
 from dashboards.figures.lines import HOVER, LABEL, band, hover_title, level
-from dashboards.figures.theme import f32
+from dashboards.figures.theme import f32, safe
 
 if TYPE_CHECKING:
     from workbench.results import Result
@@ -112,7 +112,7 @@ def auc_figure(result: Result) -> go.Figure:
     figure = go.Figure(layout={"template": theme.TEMPLATES["light"]})
     for i, probe in enumerate(probe_names(result)):
         at = data.sel(probe=probe)
-        name, colour = pretty(probe), _style(i)[0]
+        name, colour = safe(pretty(probe)), _style(i)[0]
         low, high = at["auc_low"].values, at["auc_high"].values
         figure.add_traces(band(x, low, high, colour, name))
         template = f"{name}: AUC %{{y:.3f}} [%{{customdata[0]:.3f}}, %{{customdata[1]:.3f}}]<extra></extra>"
@@ -189,7 +189,7 @@ def accuracy_figure(result: Result) -> go.Figure:
     rows = 2 if has_selectivity else 1
     figure = make_subplots(rows=rows, cols=1, shared_xaxes=True, vertical_spacing=0.08)
     for i, probe in enumerate(probe_names(result)):
-        at, name = data.sel(probe=probe), pretty(probe)
+        at, name = data.sel(probe=probe), safe(pretty(probe))
         template = f"{name}: accuracy %{{y:.3f}}<extra></extra>"
         line = _line(x, at["accuracy"].values, i, f"{name}, accuracy", template, legendgroup=name)
         figure.add_trace(line, row=1, col=1)
@@ -234,14 +234,16 @@ def positions_figure(result: Result) -> go.Figure:
         cols=len(names),
         shared_yaxes=True,
         horizontal_spacing=0.03,
-        subplot_titles=[*map(pretty, names)],
+        subplot_titles=[safe(pretty(name)) for name in names],
     )
     for i, name in enumerate(names, start=1):
         at = data["auc"].sel(probe=name).transpose(first, "position").values
-        hover = f"<b>{first} %{{y}}, position %{{x}}</b><br>{pretty(name)}: AUC %{{z:.3f}}<extra></extra>"
+        hover = (
+            f"<b>{first} %{{y}}, position %{{x}}</b><br>{safe(pretty(name))}: AUC %{{z:.3f}}<extra></extra>"
+        )
         gaps: dict[str, Any] = grid.gaps(len(positions))
         panel = go.Heatmap(
-            name=f"AUC, {pretty(name)}",
+            name=f"AUC, {safe(pretty(name))}",
             x=positions,
             y=rows,
             z=f32(at),

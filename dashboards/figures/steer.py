@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 
 from dashboards.figures import theme
 from dashboards.figures.lines import HOVER, LABEL, band, hover_title, level
-from dashboards.figures.theme import f32
+from dashboards.figures.theme import f32, safe
 
 if TYPE_CHECKING:
     from workbench.results import Result
@@ -100,7 +100,7 @@ def score_figure(result: Result) -> go.Figure:
     strengths = f32(data["strength"].values)
     figure = go.Figure(layout={"template": theme.TEMPLATES["light"]})
     for i, direction in enumerate(directions(result)):
-        at, name = data.sel(direction=direction), _label(direction)
+        at, name = data.sel(direction=direction), safe(_label(direction))
         low, high = at["score_low"].values, at["score_high"].values
         for trace in band(strengths, low, high, theme.SERIES[i % len(theme.SERIES)], name):
             figure.add_trace(trace)
@@ -117,7 +117,7 @@ def score_figure(result: Result) -> go.Figure:
     under = _subtitle(
         result, "Shaded: 95 % interval over prompts." if data.sizes.get("prompt", 1) > 1 else ""
     )
-    _finish(figure, "Steering: score by strength", under, f"mean {score_name(result)}", 340)
+    _finish(figure, "Steering: score by strength", under, f"mean {safe(score_name(result))}", 340)
     zero = baseline(result)
     if zero is not None:
         shapes, notes = level(zero, "strength 0")
@@ -132,7 +132,10 @@ def kl_figure(result: Result) -> go.Figure:
     figure = go.Figure(layout={"template": theme.TEMPLATES["light"]})
     several = data.sizes.get("prompt", 1) > 1
     for i, direction in enumerate(directions(result)):
-        kl, name = data["kl"].sel(direction=direction).transpose("strength", ...).values, _label(direction)
+        kl, name = (
+            data["kl"].sel(direction=direction).transpose("strength", ...).values,
+            safe(_label(direction)),
+        )
         if several:
             low, high = np.nanquantile(kl, KL_RANGE, axis=1)
             for trace in band(strengths, low, high, theme.SERIES[i % len(theme.SERIES)], name):

@@ -162,8 +162,8 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def safe(text: str) -> str:
-    """Text for Plotly's pseudo-HTML, in which `$…$` would be typeset by MathJax where a notebook has it."""
-    return escape(text, quote=False).replace("$", "&#36;")
+    """Text as it is, for Plotly: no tags, no `$…$` for a notebook's MathJax to typeset, no `%{…}` to fill in."""
+    return escape(text, quote=False).replace("$", "&#36;").replace("%{", "&#37;{")
 
 
 def subtitle(

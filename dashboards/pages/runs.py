@@ -7,7 +7,7 @@ from typing import Any
 import dash
 import dash_ag_grid as dag
 import dash_mantine_components as dmc
-from dash import Input, Output, State, dcc, html, no_update
+from dash import Input, Output, dcc, html, no_update
 
 from dashboards import ids
 from dashboards.components import forms
@@ -145,10 +145,9 @@ def register(app: dash.Dash, state: AppState) -> None:
         Output(ids.LOCATION, "pathname", allow_duplicate=True),
         Output(ids.LOCATION, "search", allow_duplicate=True),
         Input(GRID, "cellClicked"),
-        State(GRID, "rowData"),
         prevent_initial_call=True,
     )
-    def open_run(cell, _rows):
-        if not cell:
+    def open_run(cell):
+        if not cell or cell["colId"] == "title":  # the title is a link and goes there by itself
             return no_update, no_update
         return f"/runs/{cell['rowId']}", ""

@@ -73,7 +73,7 @@ def _example(name: str, example: dict[str, Any]) -> dmc.Paper:
                         dmc.Button(
                             "Run",
                             id=ids.example(PAGE, name),
-                            size="compact-md",
+                            size="xs",
                             **aria(label=f"Run: {example['title']}"),
                         ),
                         dmc.Anchor("Open the page", href=PAGES[name], size="sm", className="tap"),

@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli.common import DeviceOption, DtypeOption, JsonOption, ModelOption, print_table, progress_bars
+from workbench.cli.common import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    print_table,
+    progress_bars,
+)
 
 app = typer.Typer()
 
@@ -19,9 +26,10 @@ app = typer.Typer()
 def collect(
     dataset: Annotated[str, typer.Argument(help="A prompt set by name, or a .jsonl, .csv or .txt file.")],
     out: Annotated[Path, typer.Option(help="File to write.")],
-    sites: Annotated[list[str], typer.Option(help="Site names or globs; may be given several times.")] = [
-        "blocks.*.hook_resid_post"
-    ],
+    sites: Annotated[
+        list[str] | None,
+        typer.Option(help="Site names or globs, several times [default: blocks.*.hook_resid_post]."),
+    ] = None,
     position: Annotated[str, typer.Option(help="'all', or token positions such as -1 or '0,3,-1'.")] = "-1",
     limit: Annotated[int | None, typer.Option(help="Only the first N prompts.")] = None,
     model: ModelOption = "smollm2-135m",
@@ -38,11 +46,15 @@ def collect(
     try:
         positions = "all" if position == "all" else [int(p) for p in position.split(",")]
     except ValueError as error:
-        raise PositionError(f"--position {position!r}: give 'all' or whole numbers such as '-1' or '0,3'.") from error
+        raise PositionError(
+            f"--position {position!r}: give 'all' or whole numbers such as '-1' or '0,3'."
+        ) from error
     prompts = load(dataset, limit=limit).texts
     loaded = load_model(model, device=device, dtype=dtype)
     with progress_bars(show=not json) as progress:
-        acts = collect_activations(loaded, prompts, sites, positions, progress=progress)
+        acts = collect_activations(
+            loaded, prompts, sites or "blocks.*.hook_resid_post", positions, progress=progress
+        )
     acts.save(out)
     seconds = acts.provenance.seconds["collect"]
     tokens = acts.provenance.inputs["n_tokens"]

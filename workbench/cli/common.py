@@ -71,7 +71,9 @@ def show_run(run: Run) -> None:
     print_summary(run.info.summary, console=console)
     console.print(f"\nRun     {run.path}", highlight=False, soft_wrap=True)
     console.print(f"Report  {run.path / 'report.html'}", highlight=False, soft_wrap=True)
-    console.print(f"Look    workbench runs show {run.id}   ·   workbench dashboard", highlight=False, soft_wrap=True)
+    console.print(
+        f"Look    workbench runs show {run.id}   ·   workbench dashboard", highlight=False, soft_wrap=True
+    )
 
 
 def result_table(result: Result) -> tuple[list[str], list[list[str]]]:
@@ -178,7 +180,13 @@ def progress_bars(*, show: bool = True) -> Iterator[Progress]:
         yield Silent()
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as Bars
 
     columns = (

@@ -20,7 +20,10 @@ def list_(json: JsonOption = False) -> None:
 
     sets = [datasets.load(name) for name in datasets.names()]
     if json:
-        facts = [{"name": s.name, "kind": s.kind, "n": len(s), "licence": s.licence, "source": s.source} for s in sets]
+        facts = [
+            {"name": s.name, "kind": s.kind, "n": len(s), "licence": s.licence, "source": s.source}
+            for s in sets
+        ]
         typer.echo(jsonlib.dumps(facts, indent=1, ensure_ascii=False))
         return
     rows = [[s.name, s.kind, str(len(s)), s.licence, s.source] for s in sets]

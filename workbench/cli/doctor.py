@@ -19,7 +19,9 @@ PACKAGES = ("torch", "transformers", "transformer-lens", "sae-lens", "xarray", "
 
 @app.command(epilog="Example: workbench doctor --model smollm2-135m")
 def doctor(
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Also load this model and check its sites.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Also load this model and check its sites.")
+    ] = None,
     dtype: DtypeOption = "auto",
     json: JsonOption = False,
 ) -> None:
@@ -44,7 +46,11 @@ def _devices() -> dict[str, Any]:
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"gpus": gpus or "none", "mps": torch.backends.mps.is_available(), "threads": torch.get_num_threads()}
+    return {
+        "gpus": gpus or "none",
+        "mps": torch.backends.mps.is_available(),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _folders() -> dict[str, Any]:
@@ -65,7 +71,7 @@ def _check_model(name: str, dtype: str) -> dict[str, Any]:
 
     model = load_model(name, dtype=dtype)
     sites = model.sites()
-    missing = {part: why for part, why in model.catalog.missing.items()}
+    missing = dict(model.catalog.missing)
     return {
         "model": repr(model),
         "fingerprint": model.fingerprint,

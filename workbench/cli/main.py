@@ -16,7 +16,20 @@ from typer.core import TyperGroup
 from workbench.errors import Cancelled, WorkbenchError
 
 EPILOG = "Start with `workbench demo`. Every command has --help with an example, and --json for machines."
-ORDER = "demo dashboard lens patch probe steer collect models data run runs doctor".split()
+ORDER = [
+    "demo",
+    "dashboard",
+    "lens",
+    "patch",
+    "probe",
+    "steer",
+    "collect",
+    "models",
+    "data",
+    "run",
+    "runs",
+    "doctor",
+]
 
 
 class Commands(TyperGroup):
@@ -75,7 +88,9 @@ app = typer.Typer(
 
 @app.callback()
 def root(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version."
+    ),
 ) -> None:
     """Look inside language models: read, decode, probe, patch and steer their activations."""
 

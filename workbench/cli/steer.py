@@ -22,14 +22,20 @@ app = typer.Typer()
 
 @app.command(epilog="Example: workbench steer --site blocks.14.hook_resid_post --strength -10 --strength 10")
 def steer(
-    dataset: Annotated[str, typer.Option(help="Labelled prompt set the direction is made from.")] = "sentiment",
+    dataset: Annotated[
+        str, typer.Option(help="Labelled prompt set the direction is made from.")
+    ] = "sentiment",
     positive: Annotated[str, typer.Option(help="Label steered towards.")] = "positive",
     negative: Annotated[str, typer.Option(help="Label steered away from.")] = "negative",
-    site: Annotated[str, typer.Option(help="Where the direction is made and added.")] = "blocks.14.hook_resid_post",
+    site: Annotated[
+        str, typer.Option(help="Where the direction is made and added.")
+    ] = "blocks.14.hook_resid_post",
     strength: Annotated[
         list[float] | None, typer.Option(help="Norm of what is added; may be given several times.")
     ] = None,
-    prompt: Annotated[list[str] | None, typer.Option(help="Prompt to steer; may be given several times.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Prompt to steer; may be given several times.")
+    ] = None,
     answer: Annotated[str, typer.Option(help="Score = logit of this token …")] = " good",
     wrong: Annotated[str, typer.Option(help="… minus logit of this one.")] = " bad",
     show_text: Annotated[int, typer.Option(help="Also generate this many tokens at each strength.")] = 0,

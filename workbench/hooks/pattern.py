@@ -60,7 +60,9 @@ class PatternTap:
             self._restore.clear()
 
     def _switch_on(self) -> None:
-        configs = {id(m.config): m.config for m in self._model.hf.modules() if hasattr(m, "config")}
+        configs: dict[int, Any] = {
+            id(m.config): m.config for m in self._model.hf.modules() if hasattr(m, "config")
+        }
         for config in configs.values():
             original = getattr(config, "_attn_implementation_internal", None)
             if not isinstance(original, str):

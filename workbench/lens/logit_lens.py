@@ -94,7 +94,9 @@ def logit_lens(
             columns.setdefault(key, []).append(value.cpu())
         progress.advance()
     layers = {key: torch.stack(values) for key, values in columns.items()}
-    return _result(model, batch, chosen, layers, target_id, target, n_control, seed, time.perf_counter() - started)
+    return _result(
+        model, batch, chosen, layers, target_id, target, n_control, seed, time.perf_counter() - started
+    )
 
 
 def _decode(
@@ -152,7 +154,9 @@ def _result(model, batch, chosen, layers, target_id, target, n_control, seed, se
             "top_probability": array((*dims, "k"), layers["top_probability"], long_name="probability"),
             "entropy": array(dims, layers["entropy"], units="nats", long_name="entropy"),
             "kl_to_final": array(dims, layers["kl_to_final"], units="nats", long_name="KL(final || layer)"),
-            "target_rank": array(dims, layers["target_rank"].to(torch.int32), long_name=f"rank of {target_token!r}"),
+            "target_rank": array(
+                dims, layers["target_rank"].to(torch.int32), long_name=f"rank of {target_token!r}"
+            ),
             "target_probability": array(dims, layers["target_probability"], long_name=f"p({target_token!r})"),
             "control_rank": array(
                 dims, layers["control_rank"], long_name=f"median rank of {n_control} random tokens"
@@ -166,7 +170,9 @@ def _result(model, batch, chosen, layers, target_id, target, n_control, seed, se
         attrs={
             "target": target_token,
             "target_id": target_id,
-            "target_chosen_by": "user" if target is not None else "the model's own top token at the last position",
+            "target_chosen_by": "user"
+            if target is not None
+            else "the model's own top token at the last position",
             "d_vocab": model.vocab_size,
             "n_control": n_control,
         },

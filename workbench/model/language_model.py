@@ -47,21 +47,21 @@ class LanguageModel:
                 f"A {type(hf).__name__} is not a transformers model: give (hf_model, tokenizer), with a model "
                 "from AutoModelForCausalLM."
             )
-        self.hf = hf.eval()
+        hf.eval()
+        self.hf: Any = hf
         self.tokenizer = tokenizer
         self.name = name
         self.revision = revision
-        text = hf.config.get_text_config() if hasattr(hf.config, "get_text_config") else hf.config
+        config: Any = hf.config
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
         self.config = text
         self.d_model: int = _size(text, "hidden_size", "n_embd", "d_model")
         self.n_heads: int = _size(text, "num_attention_heads", "n_head")
         self.n_kv_heads: int = getattr(text, "num_key_value_heads", None) or self.n_heads
         self.d_head: int = getattr(text, "head_dim", None) or self.d_model // self.n_heads
-        self.vocab_size: int = hf.get_input_embeddings().weight.shape[0]
+        self.vocab_size: int = self.hf.get_input_embeddings().weight.shape[0]
         self.context_length: int | None = getattr(text, "max_position_embeddings", None)
-        self.catalog = Catalog(
-            hf, name_map(hf), name, n_heads=self.n_heads, n_kv_heads=self.n_kv_heads
-        )
+        self.catalog = Catalog(hf, name_map(hf), name, n_heads=self.n_heads, n_kv_heads=self.n_kv_heads)
         self.n_layers: int = self.catalog.n_layers
         self._bookkeeping_checked = False
 

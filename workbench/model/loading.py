@@ -80,7 +80,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
         try:
             found = torch.device(device)
         except RuntimeError as error:
-            raise ModelError(f"Device {device!r} is not known: give auto, cpu, cuda, cuda:1 or mps.") from error
+            raise ModelError(
+                f"Device {device!r} is not known: give auto, cpu, cuda, cuda:1 or mps."
+            ) from error
         if found.type == "cuda" and not torch.cuda.is_available():
             raise ModelError("Device 'cuda' was asked for, but torch sees no GPU here: use device='auto'.")
         return found
@@ -145,7 +147,14 @@ def _why(folder: str, name: str, error: Exception) -> str:
     if Path(folder).is_dir():
         return f"The checkpoint {name!r} cannot be loaded: {first}"
     offline = os.environ.get("HF_HUB_OFFLINE") == "1" or os.environ.get("TRANSFORMERS_OFFLINE") == "1"
-    unreachable = ("couldn't connect", "offline", "connection", "resolve", "timed out", "not found in the cache")
+    unreachable = (
+        "couldn't connect",
+        "offline",
+        "connection",
+        "resolve",
+        "timed out",
+        "not found in the cache",
+    )
     if offline or any(word in text.lower() for word in unreachable):
         state = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
         return (

@@ -101,7 +101,7 @@ def as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
         return [prompts]
     items = list(prompts)
     if items and isinstance(items[0], (int, dict)):
-        return [items]  # one prompt: token ids, or the messages of one chat
+        return [items]  # type: ignore[list-item]  # one prompt: token ids, or the messages of a chat
     return items  # type: ignore[return-value]
 
 

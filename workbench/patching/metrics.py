@@ -59,7 +59,7 @@ class LogitDifference:
                 "difference is 0 whatever the model does. Give two different tokens."
             )
 
-        def difference(logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, "row"]:
+        def difference(logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
             return (logits[:, answer] - logits[:, wrong]).float()
 
         return difference
@@ -78,7 +78,7 @@ class LogProbability:
         """Look the token up. Raises `MetricError` if it is not a single token."""
         answer = model.token_id(self.answer)
 
-        def log_probability(logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, "row"]:
+        def log_probability(logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
             return logits.float().log_softmax(-1)[:, answer]
 
         return log_probability

@@ -69,19 +69,31 @@ class PatchSpec(Spec):
         result.summary.update(note)
         return result
 
-    def _pairs(self, model: LanguageModel):
+    def _pairs(
+        self, model: LanguageModel
+    ) -> tuple[list[str], list[str], list[tuple[str, str]], dict[str, str]]:
+        """Clean and corrupt prompts, (answer, wrong) tokens, and a note on what was left out."""
         if self.dataset is None:
-            return [self.clean], [self.corrupt], [(self.answer, self.wrong)], {}
+            pair = (self.clean, self.corrupt, self.answer, self.wrong)
+            clean, corrupt, answer, wrong = (text for text in pair if text is not None)
+            return [clean], [corrupt], [(answer, wrong)], {}
         from workbench.datasets import load
+        from workbench.datasets.records import Pair
 
-        records = list(load(self.dataset))
-        if not records or not hasattr(records[0], "corrupt"):
+        records = [record for record in load(self.dataset) if isinstance(record, Pair)]
+        if not records:
             raise DataError(f"{self.dataset!r} has no pairs: patching needs clean and corrupt prompts.")
+        unanswered = [r.id for r in records if not r.answer or not r.wrong_answer]
+        if unanswered:
+            raise DataError(
+                f"{len(unanswered)} pairs of {self.dataset!r} lack an answer or a wrong answer, the first is "
+                f"{unanswered[0]!r}: the logit difference needs both."
+            )
         length = len(model.encode(records[0].clean))
-        fitting = [
-            r for r in records if len(model.encode(r.clean)) == len(model.encode(r.corrupt)) == length
-        ]
+        fitting = [r for r in records if len(model.encode(r.clean)) == len(model.encode(r.corrupt)) == length]
         used = fitting[: self.limit]
-        note = {"pairs": f"{len(used)} of {len(records)} in {self.dataset} ({len(fitting)} have {length} tokens)"}
-        metrics = [(r.answer, r.wrong_answer) for r in used]
-        return [r.clean for r in used], [r.corrupt for r in used], metrics, note
+        note = {
+            "pairs": f"{len(used)} of {len(records)} in {self.dataset} ({len(fitting)} have {length} tokens)"
+        }
+        answers = [(str(r.answer), str(r.wrong_answer)) for r in used]
+        return [r.clean for r in used], [r.corrupt for r in used], answers, note

@@ -101,13 +101,15 @@ def sweep(
     pairs = _pairs(model, clean, corrupt)
     metrics = list(metric) if isinstance(metric, Sequence) else [metric] * len(pairs)
     if len(metrics) != len(pairs):
-        raise MetricError(f"{len(metrics)} metrics were given for {len(pairs)} pairs: give one, or one per pair.")
+        raise MetricError(
+            f"{len(metrics)} metrics were given for {len(pairs)} pairs: give one, or one per pair."
+        )
     functions = [m.resolve(model) for m in metrics]
 
     sources = [source if direction == "denoising" else base for source, base in pairs]
     bases = [base if direction == "denoising" else source for source, base in pairs]
     taken = [_source_activations(model, source, sites) for source in sources]
-    wrong = _wrong_sources(taken, kind, np.random.default_rng(seed)) if control else None
+    wrong = _wrong_sources(taken, np.random.default_rng(seed)) if control else None
     grids, wrong_grids, ends = [], [], []
     progress.stage(f"patch {kind}", len(pairs) * len(sites) * (2 if control else 1))
     for i, base in enumerate(bases):
@@ -127,13 +129,15 @@ def sweep(
 def _pairs(model: LanguageModel, clean, corrupt) -> list[tuple[TokenBatch, TokenBatch]]:
     left, right = as_list(clean), as_list(corrupt)
     if len(left) != len(right):
-        raise PromptError(f"{len(left)} clean and {len(right)} corrupt prompts were given: they come in pairs.")
+        raise PromptError(
+            f"{len(left)} clean and {len(right)} corrupt prompts were given: they come in pairs."
+        )
     pairs = [(model.batch(a), model.batch(b)) for a, b in zip(left, right, strict=True)]
     for i, (a, b) in enumerate(pairs):
         if a.lengths != b.lengths:
             raise PromptError(
-                f"Pair {i}: the clean prompt has {a.lengths[0]} tokens and the corrupt one {b.lengths[0]}, so positions "
-                f"do not correspond. Clean: {list(a.tokens[0])}. Corrupt: {list(b.tokens[0])}. Reword one of them "
+                f"Pair {i}: the clean prompt has {a.lengths[0]} tokens and the corrupt one {b.lengths[0]}, so "
+                f"positions do not correspond. Clean: {list(a.tokens[0])}. Corrupt: {list(b.tokens[0])}. Reword one of them "
                 "(names of one token each, for instance)."
             )
         if a.lengths != pairs[0][0].lengths:
@@ -151,9 +155,7 @@ def _source_activations(model: LanguageModel, batch: TokenBatch, sites: list[str
     return {"logits": logits, **{name: session[name][0] for name in sites}}
 
 
-def _wrong_sources(
-    taken: list[dict[str, Tensor]], kind: str, rng: np.random.Generator
-) -> list[dict[str, Tensor]]:
+def _wrong_sources(taken: list[dict[str, Tensor]], rng: np.random.Generator) -> list[dict[str, Tensor]]:
     """Sources that should not help: the next pair's run, or with one pair its own at deranged positions."""
     if len(taken) > 1:
         return taken[1:] + taken[:1]
@@ -213,9 +215,7 @@ def _patch(source: Tensor, columns: range, kind: str):
     return edit
 
 
-def _result(
-    model, pairs, layers, kind, direction, metric, ends, grids, wrong_grids, seed, seconds
-) -> Result:
+def _result(model, pairs, layers, kind, direction, metric, ends, grids, wrong_grids, seed, seconds) -> Result:
     raw = np.stack(grids)
     source, base = np.array(ends).T
     span = source - base
@@ -243,7 +243,9 @@ def _result(
     }
     if wrong_grids:
         wrong = normalise(np.stack(wrong_grids))
-        variables["control_effect"] = array(("pair", *dims), wrong, long_name="effect of wrong-source patches")
+        variables["control_effect"] = array(
+            ("pair", *dims), wrong, long_name="effect of wrong-source patches"
+        )
     coords: dict[str, object] = {"pair": np.arange(len(pairs)), "layer": np.array(layers)}
     if kind == "z":
         coords["head"] = np.arange(raw.shape[-1])
@@ -271,7 +273,9 @@ def _bootstrap(effect: np.ndarray, seed: int, n: int = 1000) -> tuple[np.ndarray
     if n_pairs < 2:
         nothing = np.full(effect.shape[1:], np.nan)
         return nothing, nothing
-    weights = np.random.default_rng(seed).multinomial(n_pairs, np.full(n_pairs, 1 / n_pairs), size=n) / n_pairs
+    weights = (
+        np.random.default_rng(seed).multinomial(n_pairs, np.full(n_pairs, 1 / n_pairs), size=n) / n_pairs
+    )
     means = np.tensordot(weights, effect, axes=1)
     low, high = np.quantile(means, [0.025, 0.975], axis=0)
     return low, high

@@ -111,7 +111,8 @@ def _check_writable(target: Path) -> None:
     """Find out before the work that the folder cannot be written."""
     if target.parent.exists() and not target.parent.is_dir():
         raise RunError(
-            f"{str(target.parent)!r} is a file, expected a folder for runs: choose another with --runs or $WORKBENCH_RUNS."
+            f"{str(target.parent)!r} is a file, expected a folder for runs: choose another with --runs or "
+            "$WORKBENCH_RUNS."
         )
     with scratch_folder(target):
         pass

@@ -109,9 +109,13 @@ def _by_id(name: str, folder: Path) -> Path:
     ids = [info.id for info in list_runs(folder)]
     matches = [i for i in ids if i == name] or [i for i in ids if i.startswith(name)]
     if len(matches) > 1:
-        raise RunError(f"{name!r} begins {len(matches)} runs ({', '.join(matches[:5])}): give more of the id.")
+        raise RunError(
+            f"{name!r} begins {len(matches)} runs ({', '.join(matches[:5])}): give more of the id."
+        )
     if not matches:
-        have = f" It holds {len(ids)} runs; `workbench runs list` shows them." if ids else " It holds no runs."
+        have = (
+            f" It holds {len(ids)} runs; `workbench runs list` shows them." if ids else " It holds no runs."
+        )
         raise RunError(f"No run {name!r} in {str(folder)!r}.{did_you_mean(name, ids)}{have}")
     return folder / matches[0]
 

@@ -58,10 +58,13 @@ def build_name_map(hf_model: Any) -> NameMap:
 
     paths: dict[str, str] = {}
     kinds: dict[str, str] = {}
-    _flatten(adapter.component_mapping, "", paths, kinds)
-    blocks = adapter.component_mapping["blocks"] if "blocks" in adapter.component_mapping else None
+    components = dict(adapter.component_mapping or {})
+    if "blocks" not in components:
+        raise ModelError(f"TransformerLens names no transformer blocks in {architecture}.")
+    _flatten(components, "", paths, kinds)
+    blocks = components["blocks"]
     fused, why = FusedColumns(), ""
-    if blocks is not None and "block.attn.qkv" in paths:
+    if "block.attn.qkv" in paths:
         fused, why = _fused_columns(hf_model, paths, blocks.submodules["attn"])
     return NameMap(
         architecture=architecture,

@@ -52,16 +52,18 @@ def mean_difference(
     sets = {"positive": as_list(positive), "negative": as_list(negative)}
     for which, prompts in sets.items():
         if not prompts:
-            raise DataError(f"The {which} set has no prompts: a mean difference needs at least one on each side.")
+            raise DataError(
+                f"The {which} set has no prompts: a mean difference needs at least one on each side."
+            )
     (resolved,) = model.resolve(site)[:1]
     n_positive = len(sets["positive"])
-    acts = collect(
-        model, [*sets["positive"], *sets["negative"]], resolved.name, position, progress=progress
-    )
+    acts = collect(model, [*sets["positive"], *sets["negative"]], resolved.name, position, progress=progress)
     rows = acts.rows(resolved.name).float()
     difference = rows[:n_positive].mean(0) - rows[n_positive:].mean(0)
     if float(difference.norm()) == 0.0:
-        raise DataError("The positive and the negative set have the same mean: there is no direction between them.")
+        raise DataError(
+            "The positive and the negative set have the same mean: there is no direction between them."
+        )
     return Direction.from_vector(
         difference.flatten(),
         site=resolved.name,

@@ -90,7 +90,9 @@ def dose_response(
                 scores[i, j] += function(logits).cpu().numpy() / len(group)
                 kls[i, j] += _kl(plain, logits).cpu().numpy() / len(group)
                 progress.advance()
-    texts = _texts(model, listed, direction, random[0], doses, where, show_text, progress) if show_text else None
+    texts = (
+        _texts(model, listed, direction, random[0], doses, where, show_text, progress) if show_text else None
+    )
     return _result(
         model, listed, tokens, direction, doses, str(metric), scores, kls, texts, n_random, where, seed,
         time.perf_counter() - started,
@@ -126,7 +128,9 @@ def _texts(model, prompts, direction, random, doses, where, n_tokens, progress) 
     texts = np.empty((2, len(doses), len(prompts)), dtype=object)
     for i, one in enumerate((direction, random)):
         for j, dose in enumerate(doses):
-            texts[i, j] = generate(model, prompts, one, dose, max_new_tokens=n_tokens, where=where, force=True).texts
+            texts[i, j] = generate(
+                model, prompts, one, dose, max_new_tokens=n_tokens, where=where, force=True
+            ).texts
             progress.advance()
     return texts
 
@@ -178,7 +182,11 @@ def _summary(data: xr.Dataset) -> dict[str, object]:
     """The largest strength each way: how far the score moved, beside the random directions."""
     mean = data["mean_score"]
     base = float(mean.sel(direction="steered", strength=0.0))
-    rows: dict[str, object] = {"metric": data.attrs["metric"], "n_prompts": int(data.sizes["prompt"]), "unsteered": round(base, 3)}
+    rows: dict[str, object] = {
+        "metric": data.attrs["metric"],
+        "n_prompts": int(data.sizes["prompt"]),
+        "unsteered": round(base, 3),
+    }
     for strength in (float(data["strength"].min()), float(data["strength"].max())):
         if strength == 0.0:
             continue

@@ -75,7 +75,7 @@ def generate(
     end = model.tokenizer.eos_token_id
     with torch.random.fork_rng(devices=[]), quiet_transformers(), model.edit(edits):
         torch.manual_seed(seed)
-        out = model.hf.generate(
+        out = model.hf.generate(  # type: ignore[operator]
             input_ids=batch.ids,
             attention_mask=batch.mask,
             max_new_tokens=max_new_tokens,
