@@ -70,7 +70,8 @@ print(
 # %% [markdown]
 # ## Where can true be told from false?
 # A probe per layer on the last token of statements about capitals, with shuffled labels as the control. Statements
-# of one country never stand on both sides of a split.
+# of one continent never stand on both sides of a split: each city stands once truly and once falsely, in two
+# countries, so groups by country would let a probe learn cities.
 
 # %%
 facts = (
@@ -79,7 +80,9 @@ facts = (
     .sample(160, seed=0)
 )
 acts = wb.collect(model, facts.texts, sites="blocks.*.hook_resid_post", positions=-1)
-sweep = probes.sweep(acts, facts.labels, kinds=["mass_mean"], groups=facts.groups, positive="true")
+sweep = probes.sweep(
+    acts, facts.labels, kinds=["mass_mean"], groups=facts.column("continent"), positive="true"
+)
 sweep.summary
 
 # %%

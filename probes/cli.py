@@ -15,12 +15,13 @@ from workbench.cli.common import (
     SeedOption,
     execute,
     make_spec,
+    new_app,
 )
 
-app = typer.Typer(add_completion=False)
+app = new_app()
 
 
-@app.command(epilog="Example: workbench probe capitals --where negated=false --limit 400")
+@app.command(epilog="Example: workbench probe capitals --where negated=false --group-by continent")
 def probe(
     dataset: Annotated[
         str, typer.Argument(help="Statements: a shipped set (capitals, sentiment) or a file.")
@@ -38,6 +39,10 @@ def probe(
     ] = None,
     where: Annotated[
         list[str] | None, typer.Option(help="Keep records with FIELD=VALUE; repeat for more.")
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(help="Field whose values stay together in a fold; without it the set's groups."),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(help="At most so many statements, drawn with the seed.")
@@ -64,6 +69,7 @@ def probe(
         labels=[label.strip() for label in labels.split(",")] if labels else None,
         positive=positive,
         filter=_conditions(where or []),
+        group_by=group_by,
         limit=limit,
         folds=folds,
         penalty=penalty,

@@ -24,8 +24,10 @@ class ProbeSpec(Spec):
 
     `labels` are the two labels to tell apart; statements with another label are left out, and the result says
     "n of N". Without it, the two labels of the set, or "true" and "false" where it has more. `filter` keeps
-    records whose fields have the given values, then `limit` draws so many with `seed`. The groups are those
-    of the set, if it has any.
+    records whose fields have the given values, then `limit` draws so many with `seed`. Groups are those of the
+    set, if it has any, or the values of the field `group_by`. In "capitals" every city is named once truly and
+    once falsely, within its continent: grouped by country a probe of the city's name scores far *below* one
+    half, grouped by continent it scores one half.
 
     Example:
         >>> ProbeSpec(dataset="capitals", filter={"negated": False}, limit=400).run(model, Silent())
@@ -37,6 +39,7 @@ class ProbeSpec(Spec):
     labels: tuple[str, str] | None = None
     positive: str | None = None
     filter: dict[str, Any] = Field(default_factory=dict)
+    group_by: str | None = None
     limit: int | None = Field(default=None, ge=1)
     sites: str | list[str] = "blocks.*.hook_resid_post"
     position: int = -1
@@ -58,13 +61,14 @@ class ProbeSpec(Spec):
         from workbench.activations import collect
 
         prompts, note = self._prompts()
+        by = self.group_by or "group"
         acts = collect(model, prompts.texts, sites=self.sites, positions=self.position, progress=progress)
         result = sweep(
             acts,
             prompts.labels,
             kinds=self.kinds,
             controls=self.controls,
-            groups=prompts.groups if "group" in prompts.field_names else None,
+            groups=prompts.column(by) if by in prompts.field_names or self.group_by else None,
             positive=self.positive,
             folds=self.folds,
             penalty=self.penalty,
@@ -94,7 +98,7 @@ class ProbeSpec(Spec):
             used = used.sample(self.limit, seed=self.seed)
         steps = f" ({'; '.join(used.selection)})" if len(used) < len(every) else ""
         prompts = f"{len(used)} of {len(every)} in {every.name}{steps}"
-        return used, {"prompts": prompts, "position": self.position}
+        return used, {"prompts": prompts, "position": self.position, "group_by": self.group_by or "group"}
 
 
 def _two_labels(prompts: PromptSet) -> list[str]:

@@ -541,14 +541,12 @@ def test_a_spec_on_prompts_without_labels_says_what_it_needs(tmp_path):
 def test_truth_of_capital_statements_is_readable_in_smollm2_and_shuffled_labels_are_not():
     model = wb.load_model("smollm2-135m")
     spec = probes.ProbeSpec(
-        dataset="capitals",
-        filter={"negated": False},
-        limit=400,
-        kinds=["mass_mean"],
-        sites="blocks.*.hook_resid_post",
+        dataset="capitals", filter={"negated": False}, group_by="continent", limit=300, kinds=["mass_mean"]
     )
     result = spec.run(model, Silent())
     best = result.summary["best"]
-    assert best["auc_low"] > 0.6 and best["nested_auc"] > 0.6
-    assert best["auc"] > best["control_auc"] + 0.1 and best["auc_low"] > best["control_best_auc"]
+    assert best["layer"] >= 10
+    assert best["auc_low"] > 0.55 and best["nested_auc"] > 0.6
+    assert best["auc"] > max(best["control_auc_high"], best["control_best_auc"]) + 0.05
     assert abs(best["control_auc"] - 0.5) < 0.1
+    assert result.data["auc"].sel(layer=slice(0, 8)).max() < 0.65  # the city's name alone tells nothing

@@ -240,7 +240,25 @@ def test_opened_in_a_browser_it_draws_everything_and_asks_no_host(tmp_path, chro
     opened.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
     opened.on("pageerror", lambda error: problems.append(str(error)))
     opened.goto(path.as_uri())
-    # The page's policy forbids what `wait_for_function` does, hence a loop.
+    assert opened.locator("[data-figure]").count() == n
+    for i in range(n):
+        opened.locator("[data-figure]").nth(i).locator("svg.main-svg .subplot").first.wait_for(
+            state="attached"
+        )
+    opened.locator("summary").first.click()
+    assert opened.locator("table.numbers").first.is_visible()
+    assert requests == [path.as_uri()] and problems == []
+
+    def backgrounds() -> list[str]:
+        """Colours of the page and of its first figure."""
+        return opened.evaluate(
+            "[document.body, document.querySelector('.main-svg')].map(e => getComputedStyle(e).backgroundColor)"
+        )
+
+    before = backgrounds()
+    assert len(set(before)) == 1
+    opened.emulate_media(color_scheme="dark" if scheme == "light" else "light")
+    # The page's policy forbids what Playwright's `wait_for_function` does, hence a loop.
     deadline = time.monotonic() + 30
     while backgrounds()[1] == before[1] and time.monotonic() < deadline:
         opened.wait_for_timeout(100)

@@ -15,6 +15,7 @@ from workbench.cli.common import (
     ModelOption,
     RunsOption,
     SeedOption,
+    new_app,
     print_summary,
     progress_bars,
 )
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from dashboards.demo.stages import Stage
     from workbench.runs import Run
 
-app = typer.Typer()
+app = new_app()
 
 
 @app.command(epilog="Example: workbench demo --runs runs")

@@ -13,11 +13,12 @@ from workbench.cli.common import (
     DtypeOption,
     JsonOption,
     ModelOption,
+    new_app,
     print_table,
     progress_bars,
 )
 
-app = typer.Typer()
+app = new_app()
 
 
 @app.command(

@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from workbench.runs import Run
     from workbench.specs import Spec
 
+
+def new_app(help: str | None = None) -> typer.Typer:
+    """A command's Typer app: plain help texts (no markup, so `[...]` stays), no completion options.
+
+    With `help` it is a group of sub-commands that shows its help when called bare.
+    """
+    return typer.Typer(
+        help=help, no_args_is_help=help is not None, rich_markup_mode=None, add_completion=False
+    )
+
+
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Alias, hub id or folder.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
@@ -116,20 +127,21 @@ def result_table(result: Result) -> tuple[list[str], list[list[str]]]:
         shown = f"effect (10 strongest of {strongest.size})"
         return ["layer", column, shown, "wrong-source control"], rows
     if result.kind == "probe_sweep" and "position" not in data.dims:
+        cell_of = "layer" if "layer" in data.dims else "site"
         rows = [
             [
-                str(data["layer"].values[i]),
+                str(data[cell_of].values[i]),
                 str(data["probe"].values[j]),
                 f"{float(cell['auc']):.3f}",
                 f"[{float(cell['auc_low']):.3f}, {float(cell['auc_high']):.3f}]",
                 f"{float(cell['accuracy']):.3f}",
                 f"{float(cell['control_auc']):.3f}" if "control_auc" in cell else "not run",
             ]
-            for i in range(data.sizes["layer"])
+            for i in range(data.sizes[cell_of])
             for j in range(data.sizes["probe"])
-            for cell in [data.isel(layer=i, probe=j)]
+            for cell in [data.isel({cell_of: i, "probe": j})]
         ]
-        return ["layer", "probe", "AUC", "95 % interval", "accuracy", "shuffled-label AUC"], rows
+        return [cell_of, "probe", "AUC", "95 % interval", "accuracy", "shuffled-label AUC"], rows
     if result.kind == "dose_response":
         rows = [
             [

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli.common import JsonOption, print_table
+from workbench.cli.common import JsonOption, new_app, print_table
 
-app = typer.Typer(help="List and show prompt sets.", no_args_is_help=True)
+app = new_app("List and show prompt sets.")
 
 
 @app.command("list", epilog="Example: workbench data list")

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.common import DtypeOption, JsonOption, print_table
+from workbench.cli.common import DtypeOption, JsonOption, new_app, print_table
 
-app = typer.Typer()
+app = new_app()
 PACKAGES = ("torch", "transformers", "transformer-lens", "sae-lens", "xarray", "zarr", "plotly", "dash")
 
 

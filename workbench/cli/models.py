@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli.common import JsonOption, progress_bars
+from workbench.cli.common import JsonOption, new_app, progress_bars
 
 if TYPE_CHECKING:
     from workbench.model.aliases import Alias
 
-app = typer.Typer(help="List, fetch and check models.", no_args_is_help=True)
+app = new_app("List, fetch and check models.")
 
 
 @dataclass(frozen=True)

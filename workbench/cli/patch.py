@@ -15,9 +15,10 @@ from workbench.cli.common import (
     SeedOption,
     execute,
     make_spec,
+    new_app,
 )
 
-app = typer.Typer()
+app = new_app()
 
 
 @app.command(epilog="Example: workbench patch --dataset indirect-objects --limit 8 --site resid_pre")

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli.common import JsonOption, RunsOption, execute
+from workbench.cli.common import JsonOption, RunsOption, execute, new_app
 
-app = typer.Typer()
+app = new_app()
 
 
 @app.command(epilog="Example: workbench run runs/20261122-014512-lens-3f2a/spec.yaml")

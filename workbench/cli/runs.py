@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli.common import JsonOption, RunsOption, print_table, run_json, show_run
+from workbench.cli.common import JsonOption, RunsOption, new_app, print_table, run_json, show_run
 
-app = typer.Typer(help="List and show runs.", no_args_is_help=True)
+app = new_app("List and show runs.")
 
 
 @app.command("list", epilog="Example: workbench runs list --kind lens")

@@ -15,9 +15,10 @@ from workbench.cli.common import (
     SeedOption,
     execute,
     make_spec,
+    new_app,
 )
 
-app = typer.Typer()
+app = new_app()
 
 
 @app.command(epilog="Example: workbench steer --site blocks.14.hook_resid_post --strength -10 --strength 10")

@@ -137,8 +137,8 @@ def _pairs(model: LanguageModel, clean, corrupt) -> list[tuple[TokenBatch, Token
         if a.lengths != b.lengths:
             raise PromptError(
                 f"Pair {i}: the clean prompt has {a.lengths[0]} tokens and the corrupt one {b.lengths[0]}, so "
-                f"positions do not correspond. Clean: {list(a.tokens[0])}. Corrupt: {list(b.tokens[0])}. Reword one of them "
-                "(names of one token each, for instance)."
+                f"positions do not correspond. Clean: {list(a.tokens[0])}. Corrupt: {list(b.tokens[0])}. Reword one "
+                "of them (names of one token each, for instance)."
             )
         if a.lengths != pairs[0][0].lengths:
             raise PromptError(
