@@ -35,6 +35,20 @@ def workbench(*arguments: str, **environment: str) -> subprocess.CompletedProces
     )
 
 
+def in_process(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
+    """The command without the seconds a new process needs to import torch: exit code, stdout, stderr."""
+    from workbench.cli.main import main
+
+    monkeypatch.setattr(sys, "argv", ["workbench", *arguments])
+    try:
+        main()
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
 def test_help_lists_every_command_quickly():
     started = time.perf_counter()
     shown = workbench("--help")
@@ -60,22 +74,24 @@ def test_every_command_has_help_with_an_example(command):
         assert "Example: workbench" in text, command
 
 
-def test_the_command_and_the_spec_file_write_the_same_run(folder, tmp_path):
+def test_the_command_and_the_spec_file_write_the_same_run(folder, tmp_path, monkeypatch, capsys):
     runs = str(tmp_path)
-    first = workbench("lens", PROMPT, "--model", folder, "--runs", runs, "--json")
-    assert first.returncode == 0, first.stderr
-    made = json.loads(first.stdout)
-    second = workbench("run", f"{made['path']}/spec.yaml", "--runs", runs, "--json")
-    assert second.returncode == 0, second.stderr
-    again = json.loads(second.stdout)
+    run = lambda *arguments: in_process(monkeypatch, capsys, *arguments)  # noqa: E731
+    code, out, err = run("lens", PROMPT, "--model", folder, "--runs", runs, "--json")
+    assert code == 0, err
+    made = json.loads(out)
+    code, out, err = run("run", f"{made['path']}/spec.yaml", "--runs", runs, "--json")
+    assert code == 0, err
+    again = json.loads(out)
     assert again["summary"] == made["summary"]
     from workbench.runs import load_run
 
     assert load_run(made["id"], runs).result.data.identical(load_run(again["id"], runs).result.data)
-    listed = json.loads(workbench("runs", "list", "--runs", runs, "--json").stdout)
-    assert [run["id"] for run in listed["runs"]] == [again["id"], made["id"]] or listed["n"] == 2
-    shown = workbench("runs", "show", made["id"], "--runs", runs, COLUMNS="160")
-    assert "entropy (nats)" in shown.stdout and "report.html" in shown.stdout
+    listed = json.loads(run("runs", "list", "--runs", runs, "--json")[1])
+    assert {r["id"] for r in listed["runs"]} == {again["id"], made["id"]} and listed["n"] == 2
+    monkeypatch.setenv("COLUMNS", "160")
+    shown = run("runs", "show", made["id"], "--runs", runs)[1]
+    assert "entropy (nats)" in shown and "report.html" in shown
 
 
 @pytest.mark.parametrize(
@@ -91,20 +107,19 @@ def test_the_command_and_the_spec_file_write_the_same_run(folder, tmp_path):
         (["collect", "sentiment", "--out", "x.safetensors", "--sites", "blocks.0.hook_resid_pots"], "Did you mean"),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_line_exit_code_2_and_nothing_written(folder, tmp_path, arguments, message):
-    environment = {"WORKBENCH_RUNS": str(tmp_path / "runs")}
-    result = subprocess.run(
-        [sys.executable, "-m", "workbench.cli.main", *arguments, "--model", folder],
-        capture_output=True, text=True, env={**os.environ, **environment}, cwd=tmp_path, check=False,
-    )  # fmt: skip
-    assert result.returncode == 2, result.stdout + result.stderr
-    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(errors) == 1 and message in errors[0], result.stderr
-    assert "Traceback" not in result.stderr
+def test_bad_input_is_one_line_exit_code_2_and_nothing_written(
+    folder, tmp_path, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path / "runs"))
+    monkeypatch.chdir(tmp_path)
+    code, _, stderr = in_process(monkeypatch, capsys, *arguments, "--model", folder)
+    assert code == 2, stderr
+    errors = [line for line in stderr.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1 and message in errors[0], stderr
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
-def test_no_such_run_model_or_spec_is_exit_code_2(tmp_path):
+def test_no_such_run_model_or_spec_is_exit_code_2(tmp_path, monkeypatch, capsys):
     for arguments, message in [
         (["runs", "show", "2020", "--runs", str(tmp_path)], "No run '2020'"),
         (["lens", "hello", "--model", "smollm2-135n"], "Did you mean 'smollm2-135m'"),
@@ -114,16 +129,24 @@ def test_no_such_run_model_or_spec_is_exit_code_2(tmp_path):
             "not in the local hub cache",
         ),
     ]:
-        result = workbench(*arguments, HF_HUB_OFFLINE="1")
-        assert result.returncode == 2 and message in result.stderr, (arguments, result.stderr)
+        code, _, stderr = in_process(monkeypatch, capsys, *arguments)
+        assert code == 2 and message in stderr, (arguments, stderr)
 
 
-def test_collect_writes_one_file_that_loads(folder, tmp_path):
+def test_an_error_is_one_line_without_a_traceback_for_the_shell_too(tmp_path):
+    done = workbench("runs", "show", "2020", "--runs", str(tmp_path))
+    assert done.returncode == 2 and done.stderr.startswith("Error: No run '2020'")
+    assert len(done.stderr.splitlines()) == 1 and done.stdout == ""
+
+
+def test_collect_writes_one_file_that_loads(folder, tmp_path, monkeypatch, capsys):
     import workbench as wb
 
     (tmp_path / "prompts.txt").write_text("Mary went to the store\nJohn gave a drink\n")
     out = tmp_path / "acts.safetensors"
-    done = workbench(
+    code, stdout, stderr = in_process(
+        monkeypatch,
+        capsys,
         "collect",
         str(tmp_path / "prompts.txt"),
         "--model",
@@ -134,13 +157,13 @@ def test_collect_writes_one_file_that_loads(folder, tmp_path):
         "0,-1",
         "--json",
     )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["rows"] == 4
+    assert code == 0, stderr
+    assert json.loads(stdout)["rows"] == 4
     assert len(wb.Activations.load(out)) == 4
 
 
-def test_doctor_checks_a_model(folder):
-    facts = json.loads(workbench("doctor", "--model", folder, "--json").stdout)
+def test_doctor_checks_a_model(folder, monkeypatch, capsys):
+    facts = json.loads(in_process(monkeypatch, capsys, "doctor", "--model", folder, "--json")[1])
     assert facts["residual_bookkeeping"] == "holds" and facts["sites"] == 42
 
 
