@@ -80,7 +80,8 @@ def _list(values: Any) -> list[Any]:
 
 
 def _x_title(figure: go.Figure) -> str:
-    titles = (axis.title.text for axis in figure.select_xaxes())
+    axes: Any = figure.select_xaxes()
+    titles = (axis.title.text for axis in axes)
     return next((_plain(title) for title in titles if title), "x")
 
 

@@ -143,7 +143,8 @@ def use_scheme(figure: go.Figure, scheme: Scheme) -> go.Figure:
 
 def has_our_template(figure: go.Figure) -> bool:
     """Whether `use_scheme` may be applied without overriding someone else's look."""
-    return any(figure.layout.template == pio.templates[name] for name in TEMPLATES.values())
+    layout: Any = figure.layout
+    return any(layout.template == pio.templates[name] for name in TEMPLATES.values())
 
 
 def rgba(colour: str, opacity: float) -> str:
