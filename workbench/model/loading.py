@@ -127,6 +127,7 @@ def _locate(source: str | Path) -> tuple[str, str]:
 def _from_pretrained(
     folder: str, name: str, dtype: Any, device_map: Any, options: dict[str, Any]
 ) -> tuple[Any, Any]:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     placed = options | ({"device_map": device_map} if device_map is not None else {})
@@ -135,7 +136,7 @@ def _from_pretrained(
         try:
             hf = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **placed)
             tokenizer = AutoTokenizer.from_pretrained(folder, **shared)
-        except (OSError, ValueError, ImportError) as error:
+        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
             raise ModelError(_why(folder, name, error)) from error
     return hf, tokenizer
 

@@ -44,17 +44,23 @@ def build_name_map(hf_model: Any) -> NameMap:
     architecture = type(hf_model).__name__
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)  # the adapter comments on attention settings that we do not use
+    adapter, problem = None, "no adapter"
     try:
-        config = build_bridge_config_from_hf(hf_model.config, architecture, architecture, torch.float32)
-        adapter = ArchitectureAdapterFactory.select_architecture_adapter(config)
-    except ValueError as error:
-        raise ModelError(
-            f"Architecture {architecture!r} is not known to TransformerLens {version('transformer-lens')} "
-            f"({error}), so its sites have no names. Known are the causal language models listed by "
-            "`transformer_lens.supported_models`; a newer transformer-lens below 4 may add it."
-        ) from error
+        for known in _names_to_try(hf_model):
+            try:
+                config = build_bridge_config_from_hf(hf_model.config, known, known, torch.float32)
+                adapter = ArchitectureAdapterFactory.select_architecture_adapter(config)
+                break
+            except ValueError as error:
+                problem = str(error) if known == architecture else problem
     finally:
         logging.disable(level)
+    if adapter is None:
+        raise ModelError(
+            f"Architecture {architecture!r} is not known to TransformerLens {version('transformer-lens')} "
+            f"({problem}), so its sites have no names. Known are the causal language models listed by "
+            "`transformer_lens.supported_models`; a newer transformer-lens below 4 may add it."
+        )
 
     paths: dict[str, str] = {}
     kinds: dict[str, str] = {}
@@ -76,6 +82,13 @@ def build_name_map(hf_model: Any) -> NameMap:
         fused=fused,
         fused_problem=why,
     )
+
+
+def _names_to_try(hf_model: Any) -> list[str]:
+    """The model's class and the transformers classes it derives from: a user's subclass keeps its sites."""
+    return [
+        c.__name__ for c in type(hf_model).__mro__ if c.__name__.endswith(("LM", "LMHeadModel", "Model"))
+    ] or [type(hf_model).__name__]
 
 
 def _flatten(components: Any, prefix: str, paths: dict[str, str], kinds: dict[str, str]) -> None:
