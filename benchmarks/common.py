@@ -19,8 +19,6 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-os.environ.setdefault("TQDM_DISABLE", "1")  # peers' own progress bars would mix with what is printed
-
 
 @dataclass(frozen=True)
 class Goal:

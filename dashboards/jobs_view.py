@@ -14,7 +14,7 @@ import dash
 import dash_mantine_components as dmc
 from dash import ALL, Input, Output, State, html, no_update
 
-from dashboards import ids
+from dashboards import following, ids
 from dashboards.components import notify
 from dashboards.components.aria import aria
 from dashboards.components.clicks import clicked
@@ -186,8 +186,9 @@ def register(app: dash.Dash, state: AppState) -> None:
         State({"type": "news", "page": ALL}, "data"),
         State(ids.FOLLOWING, "data"),
         State(ids.LOCATION, "pathname"),
+        State(ids.LOCATION, "search"),
     )
-    def look(_ticks, _submitted, _opened, seen, bars, told, following, pathname):
+    def look(_ticks, submitted, _opened, seen, bars, told, known, pathname, search):
         jobs = state.worker.jobs()
         now: dict[str, str] = {job.id: job.state for job in jobs}
         if seen is None:  # this tab has just been opened: what is over is old news
@@ -195,7 +196,8 @@ def register(app: dash.Dash, state: AppState) -> None:
             fresh = True
         else:
             fresh = False
-        shown = ((following or {}).get((pathname or "").strip("/")) or {}).get("job", "")
+        mine = following.entry((pathname or "").strip("/"), known, submitted)
+        shown = mine["job"] if mine is not None and following.appears(mine, search) else ""
         notify.show(*news(jobs, seen, shown))
         by_id = {job.id: job for job in jobs}
         listed = [by_id[bar["job"]] for bar in bars if bar["job"] in by_id]

@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from dashboards import cli, ids, jobs_view
+from dashboards import cli, following, ids, jobs_view
 from dashboards.app import create_app, page_content
-from dashboards.components import forms, graphs, job_panel, reproduce, tokens
+from dashboards.components import forms, graphs, reproduce, tokens
 from dashboards.figures import figures, theme
 from dashboards.pages import lens, patch, probes, run, runs, start
 from dashboards.server import allowed_hosts, make_server
@@ -533,30 +533,38 @@ class Blocked(FakeLens):
 _go = threading.Event()
 
 
-def test_a_reloaded_page_takes_up_the_running_job_of_its_kind(state):
+def test_a_reloaded_page_takes_up_the_running_job_of_its_kind_once(state):
     _go.clear()
     mine = state.submit(Blocked(prompt="x"))
-    taken, entry, there = job_panel.step(state, "lens", "lens", {}, "", mounted=True)
-    assert (taken, entry, there) == (mine, {"job": mine.id, "done": False}, None)
-    assert job_panel.step(state, "patch", "patch", {}, "", mounted=True) == (None, {}, None)
-    assert job_panel.step(state, "lens", "lens", {}, "", mounted=False) == (None, {}, None)
+    taken, entry, there = following.step(state, "lens", None, "?run=before")
+    assert (taken, there) == (mine, None)
+    assert entry == {"job": mine.id, "search": "?run=before", "done": False}
+    assert following.step(state, "patch", None, "") == (None, following.NONE, None)
+    assert following.step(state, "lens", following.NONE, "") == (None, following.NONE, None)
     _go.set()
     run_id = state.worker.wait(mine.id, 10).run_id
-    following = {"lens": entry}
-    _, done, there = job_panel.step(state, "lens", "lens", following, "", mounted=False)
+    _, done, there = following.step(state, "lens", entry, "?run=before")
     assert there == f"?run={run_id}"
-    assert done == {"job": mine.id, "done": True, "run": run_id}
-    assert job_panel.own({"lens": done}, "lens", run_id)
-    # Not twice, and not over a link to another run.
-    assert job_panel.step(state, "lens", "lens", {"lens": done}, "", mounted=False)[2] is None
-    assert job_panel.step(state, "lens", "lens", following, "?run=other", mounted=True)[2] is None
+    assert following.own(done, run_id)
+    assert following.step(state, "lens", done, "?run=before")[2] is None  # not twice
+    assert following.step(state, "lens", entry, "?run=other")[2] is None  # not over another run
+
+
+def test_what_was_submitted_last_wins_whichever_answer_comes_first():
+    submitted = {"page": "lens", "job": "job-10", "search": ""}
+    older = {"lens": {"job": "job-9", "search": "", "done": False}}
+    wanted = {"job": "job-10", "search": "", "done": False}
+    assert following.entry("lens", older, submitted) == wanted
+    assert following.entry("lens", None, submitted) == wanted
+    done = {"lens": {**wanted, "done": True}}
+    assert following.entry("lens", done, submitted)["done"]
+    assert following.entry("patch", older, submitted) is None
+    newer = {"lens": {**wanted, "job": "job-11"}}
+    assert following.entry("lens", newer, submitted)["job"] == "job-11"
 
 
 def test_a_job_of_an_earlier_start_is_forgotten(state):
-    assert (
-        job_panel.step(state, "lens", "lens", {"lens": {"job": "job-9", "done": False}}, "", mounted=False)[0]
-        is None
-    )
+    assert following.step(state, "lens", {"job": "job-9", "search": "", "done": False}, "")[0] is None
 
 
 # --- Callbacks, over HTTP --------------------------------------------------------------------------------------
@@ -567,7 +575,7 @@ SUBMIT = {
     "lens-target.value": " Mary",
     "lens-model.value": "smollm2-135m",
     "lens-dtype.value": "auto",
-    "following.data": {"patch": {"job": "job-7", "done": True}},
+    "location.search": "?run=before",
 }
 
 
@@ -595,10 +603,9 @@ def test_a_bug_becomes_a_notification_in_general_words_and_a_traceback_in_the_lo
 def test_a_submitted_form_is_a_job_that_its_page_follows(app, state):
     answer = call(app, "pages.lens", "submit", SUBMIT, changed="lens-run.n_clicks")["response"]
     (submitted,) = state.worker.jobs()
-    values = {key.split("@")[0]: value for key, value in answer.items()}
-    assert values["submitted"]["data"] == submitted.id
-    assert values["following"]["data"]["lens"] == {"job": submitted.id, "done": False}
-    assert values["following"]["data"]["patch"]["job"] == "job-7"
+    ((key, value),) = answer.items()
+    assert key.startswith("submitted")
+    assert value["data"] == {"page": "lens", "job": submitted.id, "search": "?run=before"}
     assert submitted.spec == LensSpec(prompt=PROMPT, target=" Mary", top_k=lens.TOP_K)
 
 
@@ -626,7 +633,7 @@ def test_a_deep_link_brings_back_form_and_figures_within_the_budget(app, state, 
 
 def test_the_form_keeps_the_next_question_when_its_own_run_arrives(app, state):
     run_id = make_run(state, "lens")
-    mine = {"following.data": {"lens": {"job": "job-1", "done": True, "run": run_id}}}
+    mine = {"following.data": {"lens": {"job": "job-1", "search": "", "done": True, "run": run_id}}}
     assert "lens-prompt" not in show(app, "lens", f"?run={run_id}", **mine)["response"]
     assert "lens-prompt" in show(app, "lens", f"?run={run_id}")["response"]
 

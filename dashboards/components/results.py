@@ -7,10 +7,10 @@ from typing import Any
 
 import dash
 import dash_mantine_components as dmc
-from dash import Input, Output, State, ctx, dcc, html, no_update
+from dash import Input, Output, State, dcc, html, no_update
 
-from dashboards import ids
-from dashboards.components import forms, job_panel, notify
+from dashboards import following, ids
+from dashboards.components import forms, notify
 from dashboards.state import AppState
 from workbench.errors import RunError
 from workbench.runs import Run
@@ -46,7 +46,7 @@ def recent(state: AppState, kind: str, path: str) -> list[Any]:
     links = [
         html.Li(
             dmc.Anchor(
-                info.title or info.id, href=f"{path}{job_panel.address(info.id)}", size="sm", truncate="end"
+                info.title or info.id, href=f"{path}{following.address(info.id)}", size="sm", truncate="end"
             )
         )
         for info in found[:N_RECENT]
@@ -85,19 +85,21 @@ def register(
         *form,
         Input(ids.query(page), "data"),
         State(ids.FOLLOWING, "data"),
+        State(ids.SUBMITTED, "data"),
     )
-    def show_run(query, following):
+    def show_run(query, known, submitted):
         unchanged = [no_update] * len(form)
-        run_id = job_panel.run_of(query["search"])
+        mine = following.entry(page, known, submitted)
+        run_id = following.run_of(query["search"])
         if run_id is None:
-            waiting = state.job(((following or {}).get(page) or {}).get("job", ""))
-            values = form_values(waiting.spec) if waiting is not None and not waiting.over else unchanged
-            return recent(state, kind, path), *values
+            waiting = state.job(mine["job"]) if mine is not None and not mine["done"] else None
+            return recent(state, kind, path), *(
+                form_values(waiting.spec) if waiting is not None else unchanged
+            )
         try:
             run = of_kind(state.run(run_id), kind)
             shown, asked = show(run, query["scheme"]), form_values(run.spec)
         except RunError as error:
             notify.show(notify.error(str(error), title="This run cannot be shown"))
             return [forms.card(dmc.Text(str(error)), mt="md"), *recent(state, kind, path)], *unchanged
-        keep = ctx.triggered_id is not None and job_panel.own(following, page, run.id)
-        return shown, *(unchanged if keep else asked)
+        return shown, *(unchanged if following.own(mine, run.id) else asked)

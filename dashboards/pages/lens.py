@@ -12,7 +12,7 @@ import dash
 import dash_mantine_components as dmc
 from dash import ALL, Input, Output, State, html, no_update
 
-from dashboards import ids
+from dashboards import following, ids
 from dashboards.components import forms, graphs, job_panel, results, tables, tokens
 from dashboards.components.aria import aria
 from dashboards.components.clicks import clicked
@@ -163,20 +163,20 @@ def register(app: dash.Dash, state: AppState) -> None:
     results.register(app, state, PAGE, KIND, PATH, form=form, form_values=form_values, show=show)
 
     @app.callback(
-        *job_panel.submitting(),
+        Output(ids.SUBMITTED, "data", allow_duplicate=True),
         Input(RUN, "n_clicks"),
         State(PROMPT, "value"),
         State(TARGET, "value"),
         State(MODEL, "value"),
         State(DTYPE, "value"),
-        State(ids.FOLLOWING, "data"),
+        State(ids.LOCATION, "search"),
         prevent_initial_call=True,
     )
-    def submit(n_clicks, prompt, target, model, dtype, following):
+    def submit(n_clicks, prompt, target, model, dtype, search):
         if not n_clicks:
-            return no_update, no_update
+            return no_update
         spec = parse_spec(fields(prompt, target, model, dtype), source="The form")
-        return job_panel.submit(state, spec, PAGE, following)
+        return following.submit(state, spec, PAGE, search)
 
     @app.callback(
         Output(PROMPT, "value", allow_duplicate=True),
@@ -197,7 +197,7 @@ def register(app: dash.Dash, state: AppState) -> None:
         optional=True,  # there is no grid before the first result
     )
     def show_cell(click, query):
-        cell, run_id = clicked_cell(click), job_panel.run_of(query["search"])
+        cell, run_id = clicked_cell(click), following.run_of(query["search"])
         if cell is None or run_id is None:
             return no_update
         return cell_table(state.run(run_id).result, *cell)

@@ -11,7 +11,7 @@ import dash
 import dash_mantine_components as dmc
 from dash import Input, Output, State, html, no_update
 
-from dashboards import ids
+from dashboards import following, ids
 from dashboards.components import forms, graphs, job_panel, results, tokens
 from dashboards.components.aria import aria
 from dashboards.figures.theme import number
@@ -236,16 +236,16 @@ def register(app: dash.Dash, state: AppState) -> None:
     )
 
     @app.callback(
-        *job_panel.submitting(),
+        Output(ids.SUBMITTED, "data", allow_duplicate=True),
         Input(RUN, "n_clicks"),
-        State(ids.FOLLOWING, "data"),
+        State(ids.LOCATION, "search"),
         *(State(*v) for v in values),
         prevent_initial_call=True,
     )
-    def submit(n_clicks, following, *form):
+    def submit(n_clicks, search, *form):
         if not n_clicks:
-            return no_update, no_update
-        return job_panel.submit(state, parse_spec(fields(*form), source="The form"), PAGE, following)
+            return no_update
+        return following.submit(state, parse_spec(fields(*form), source="The form"), PAGE, search)
 
     @app.callback(
         Output(ids.of(PAGE, "prompts"), "style"),

@@ -6,10 +6,10 @@ from typing import Any
 
 import dash
 import dash_mantine_components as dmc
-from dash import ALL, Input, Output, State, html, no_update
+from dash import ALL, Input, Output, html, no_update
 
-from dashboards import ids
-from dashboards.components import forms, job_panel, tables
+from dashboards import following, ids
+from dashboards.components import forms, tables
 from dashboards.components.aria import aria
 from dashboards.components.clicks import clicked
 from dashboards.jobs_view import PAGES, seconds
@@ -138,16 +138,15 @@ def register(app: dash.Dash, state: AppState) -> None:
     """Callback: an example is submitted, and its page shows the progress."""
 
     @app.callback(
-        *job_panel.submitting(),
+        Output(ids.SUBMITTED, "data", allow_duplicate=True),
         Output(ids.LOCATION, "pathname", allow_duplicate=True),
         Output(ids.LOCATION, "search", allow_duplicate=True),
         Input({"type": f"{PAGE}-example", "name": ALL}, "n_clicks"),
-        State(ids.FOLLOWING, "data"),
         prevent_initial_call=True,
     )
-    def run_example(_clicks, following):
+    def run_example(_clicks):
         if (kind := clicked("name")) is None:
-            return [no_update] * 4
+            return [no_update] * 3
         spec = parse_spec({**EXAMPLES[kind]["fields"], "model": {"name": state.model}}, source="The example")
         page = PAGES[kind]
-        return *job_panel.submit(state, spec, page.strip("/"), following), page, ""
+        return following.submit(state, spec, page.strip("/")), page, ""

@@ -104,7 +104,7 @@ class HookSession:
 
     def calls(self, site: str) -> list[Tensor]:
         """The activations read at `site`, one for each call of the model (generation makes many)."""
-        name = self.model.resolve(site)[0].name
+        name = site if site in self._values else self.model.resolve(site)[0].name
         if name not in self._values:
             raise HookError(f"Site {name!r} was not asked for; this session reads {list(self._values)}.")
         return self._values[name]
