@@ -69,20 +69,14 @@ print(
 
 # %% [markdown]
 # ## Where can true be told from false?
-# A probe per layer on the last token of statements about capitals, with shuffled labels as the control. Statements
-# of one continent never stand on both sides of a split: each city stands once truly and once falsely, in two
-# countries, so groups by country would let a probe learn cities.
+# A probe per layer on the last token of statements about capitals, with shuffled labels as the control. Each city
+# stands once truly and once falsely, and countries that exchange their cities never stand on both sides of a split,
+# so knowing names helps nothing.
 
 # %%
-facts = (
-    wb.datasets.load("capitals")
-    .filter(negated=False, template="capital-of", label=["true", "false"])
-    .sample(160, seed=0)
-)
+facts = wb.datasets.load("capitals").filter(negated=False, template="capital-of", label=["true", "false"])
 acts = wb.collect(model, facts.texts, sites="blocks.*.hook_resid_post", positions=-1)
-sweep = probes.sweep(
-    acts, facts.labels, kinds=["mass_mean"], groups=facts.column("continent"), positive="true"
-)
+sweep = probes.sweep(acts, facts.labels, kinds=["mass_mean"], groups=facts.groups, positive="true")
 sweep.summary
 
 # %%

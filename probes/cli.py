@@ -21,7 +21,7 @@ from workbench.cli.common import (
 app = new_app()
 
 
-@app.command(epilog="Example: workbench probe capitals --where negated=false --group-by continent")
+@app.command(epilog="Example: workbench probe capitals --where negated=false")
 def probe(
     dataset: Annotated[
         str, typer.Argument(help="Statements: a shipped set (capitals, sentiment) or a file.")

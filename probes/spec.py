@@ -25,9 +25,9 @@ class ProbeSpec(Spec):
     `labels` are the two labels to tell apart; statements with another label are left out, and the result says
     "n of N". Without it, the two labels of the set, or "true" and "false" where it has more. `filter` keeps
     records whose fields have the given values, then `limit` draws so many with `seed`. Groups are those of the
-    set, if it has any, or the values of the field `group_by`. In "capitals" every city is named once truly and
-    once falsely, within its continent: grouped by country a probe of the city's name scores far *below* one
-    half, grouped by continent it scores one half.
+    set, if it has any, or the values of the field `group_by`. In "capitals" a group is the countries that exchange
+    their capitals: every city stands in it once truly and once falsely. Grouped by country instead, a probe that
+    has learnt cities scores far *below* one half, which shuffled labels do not show.
 
     Example:
         >>> ProbeSpec(dataset="capitals", filter={"negated": False}, limit=400).run(model, Silent())

@@ -217,8 +217,15 @@ def test_false_capitals_are_of_the_same_continent():
     assert all(home[s.capital] == s.continent for s in real)
 
 
-def test_group_is_the_country():
-    assert load("capitals").groups == load("capitals").column("country")
+def test_countries_and_capitals_are_balanced_within_their_group_and_stand_in_no_other():
+    real = [s for s in statements("capitals") if not s.made_up]
+    for field in ("country", "capital"):
+        homes = {(getattr(s, field), s.group) for s in real}
+        assert len(homes) == len({getattr(s, field) for s in real}), field
+        counts = Counter((getattr(s, field), s.group, s.label) for s in real)
+        assert all(counts[n, g, "true"] == counts[n, g, "false"] for n, g, _ in counts), field
+    sizes = Counter(len({s.country for s in real if s.group == g}) for g in {s.group for s in real})
+    assert set(sizes) <= {2, 3} and sizes[3] <= 6
 
 
 # sentiment ----------------------------------------------------------------------------------------------

@@ -540,9 +540,7 @@ def test_a_spec_on_prompts_without_labels_says_what_it_needs(tmp_path):
 @pytest.mark.real_model
 def test_truth_of_capital_statements_is_readable_in_smollm2_and_shuffled_labels_are_not():
     model = wb.load_model("smollm2-135m")
-    spec = probes.ProbeSpec(
-        dataset="capitals", filter={"negated": False}, group_by="continent", limit=300, kinds=["mass_mean"]
-    )
+    spec = probes.ProbeSpec(dataset="capitals", filter={"negated": False}, limit=300, kinds=["mass_mean"])
     result = spec.run(model, Silent())
     best = result.summary["best"]
     assert best["layer"] >= 10

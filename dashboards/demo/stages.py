@@ -39,15 +39,14 @@ def stages(model: ModelSpec, seed: int = 0) -> list[Stage]:
             "probe",
             "Where can true be told from false?",
             "A linear probe per layer reads, at the last token, whether a statement about a capital is true. "
-            "Statements of one continent are never on both sides of a split (by country would not do: each city stands "
-            "once truly and once falsely, in two countries, and a probe would learn cities). The dashed control "
-            "is the same probe on shuffled labels; a layer is worth something by how far it stands above it.",
+            "Each city stands once truly and once falsely, and countries that exchange their cities are never on "
+            "both sides of a split, so knowing names helps nothing. The dashed control is the same probe on "
+            "shuffled labels; a layer is worth something by how far it stands above it.",
             ProbeSpec(
                 model=model,
                 seed=seed,
                 dataset="capitals",
                 filter={"negated": False, "template": "capital-of"},
-                group_by="continent",
                 kinds=["logistic", "mass_mean"],
             ),
         ),

