@@ -45,14 +45,23 @@ def hooks_left(model: LanguageModel) -> int:
     )
 
 
+MUST_RUN = ("browser", "real_model")
+
+
+def left_out(reporter) -> list[str]:
+    """Tests of a browser or the real model that were skipped."""
+    skipped = reporter.stats.get("skipped", [])
+    return [r.nodeid for r in skipped if any(mark in r.keywords for mark in MUST_RUN)]
+
+
 def pytest_terminal_summary(terminalreporter, exitstatus, config):
-    """Where nothing may be left out (continuous integration), a skipped test is a failure."""
-    skipped = terminalreporter.stats.get("skipped", [])
-    if skipped and os.environ.get("WORKBENCH_FORBID_SKIPS"):
-        terminalreporter.write_line(f"{len(skipped)} tests were skipped, which is not allowed here", red=True)
+    """Where nothing may be left out (continuous integration), a skipped browser or model test is a failure."""
+    if os.environ.get("WORKBENCH_FORBID_SKIPS") and left_out(terminalreporter):
+        names = ", ".join(left_out(terminalreporter))
+        terminalreporter.write_line(f"skipped, which is not allowed here: {names}", red=True)
 
 
 def pytest_sessionfinish(session, exitstatus):
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if os.environ.get("WORKBENCH_FORBID_SKIPS") and reporter and reporter.stats.get("skipped"):
+    if os.environ.get("WORKBENCH_FORBID_SKIPS") and reporter and left_out(reporter):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -22,6 +22,7 @@ from dashboards.server import make_server
 from workbench.jobs import JobWorker
 from workbench.lens.spec import LensSpec
 from workbench.model.language_model import LanguageModel
+from workbench.patching.spec import PatchSpec
 from workbench.runs import list_runs
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -314,13 +315,23 @@ def test_dark_and_light_change_page_figures_and_table_together(app, page, lens_r
     assert dark in background(page)  # from the first drawing on, not only after the click
 
 
-def test_back_and_forward_go_through_runs_and_pages(app, page, lens_run):
+def test_links_and_the_back_button_go_through_runs_and_pages(app, page, lens_run):
+    pair = {
+        "clean": PROMPT,
+        "corrupt": PROMPT.replace("John gave", "Mary gave"),
+        "answer": " Mary",
+        "wrong": " John",
+    }
+    patched = app.worker.wait(app.worker.submit(PatchSpec(**pair)).id, 60)
     page.goto(f"{app.url}/lens?run={lens_run}")
     page.locator(FIGURE).first.wait_for()
-    page.get_by_role("link", name="Patch").click()
-    page.get_by_label("Clean prompt").wait_for()
+    page.get_by_role("button", name="Jobs").click()
+    page.locator(".job-row").first.get_by_role("link", name="Open").click()
+    page.wait_for_url(f"**/patch?run={patched.run_id}")
+    page.get_by_text("Strongest: layer").wait_for()
+    assert page.get_by_role("alert").count() == 0  # the page that was left was not asked for this run
     page.go_back()
-    page.locator(FIGURE).first.wait_for()
+    page.get_by_text("Layer 2, position 12").wait_for()
     assert page.url.endswith(f"/lens?run={lens_run}")
     assert page.title() == "Prompt & Lens · Latent Workbench"
 

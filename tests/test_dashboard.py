@@ -272,24 +272,13 @@ def test_runs_are_found_by_text_in_title_model_or_id(state):
 
 # --- Forms and specs -------------------------------------------------------------------------------------------
 
+SENTIMENT = ["sentiment", ["negative", "positive"], 60, "blocks.3.hook_z", -2, ["mass_mean"], 3, False]
+CAPITALS = ["capitals", ["neither", "true"], 200, "blocks.*.hook_resid_post", -1, ["logistic"], 5, True]
 FORMS = [
     (lens, [PROMPT, " Mary", "smollm2-135m", "bfloat16"]),
     (lens, ["x", "", "m", "auto"]),
-    (
-        probes,
-        [
-            "sentiment",
-            ["negative", "positive"],
-            60,
-            "blocks.3.hook_z",
-            -2,
-            ["mass_mean"],
-            3,
-            False,
-            "m",
-            "auto",
-        ],
-    ),
+    (probes, [*SENTIMENT, "m", "auto"]),
+    (probes, [*CAPITALS, "m", "float16"]),
 ]
 
 
