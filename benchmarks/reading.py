@@ -88,7 +88,8 @@ def _reads(lm: wb.LanguageModel, bridge: Any, repeats: int, report: Report) -> N
 def _sweep(lm: wb.LanguageModel, bridge: Any, sweeps: int, report: Report) -> None:
     from transformer_lens import patching as tl_patching
 
-    vars(tl_patching)["tqdm"] = lambda items, **_: items  # its progress bar would mix with what is printed
+    # Its progress bar would mix with what is printed.
+    tl_patching.tqdm = lambda items, **_: items  # pyright: ignore[reportPrivateImportUsage]
     metric = wb.LogitDifference(" Mary", " John")
     resolved = metric.resolve(lm)
     clean, corrupt = lm.batch(CLEAN).ids, lm.batch(CORRUPT).ids

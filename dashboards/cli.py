@@ -34,7 +34,7 @@ def dashboard(
     address = f"http://{'[::1]' if ':' in host else host}:{port}/"
     typer.echo(f"Latent Workbench is at {address} (runs in {folder}). Ctrl+C ends it.")
     threading.Thread(target=_warm_up, daemon=True).start()
-    if open_:
+    if open_ and _has_screen():
         webbrowser.open(address)
     try:
         server.run()
@@ -49,3 +49,11 @@ def _warm_up() -> None:
     import workbench.lens.logit_lens
     import workbench.model.loading
     import workbench.patching.sweep  # noqa: F401
+
+
+def _has_screen() -> bool:
+    """Whether a browser has a window to open; without one a text browser would take over the terminal."""
+    import os
+    import sys
+
+    return sys.platform in ("darwin", "win32") or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())

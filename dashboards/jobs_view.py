@@ -122,7 +122,7 @@ def row(job: Job) -> html.Div:
                 describe(job),
                 id=ids.job("text", job.id),
                 size="sm",
-                c="red" if job.state == "failed" else "dimmed",
+                c="var(--mantine-color-error)" if job.state == "failed" else "dimmed",
             ),
             *details,
         ],

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 THREADS = 8
+LARGEST_REQUEST = 8_000_000
+"""Bytes; a form is far smaller."""
 
 
 def is_loopback(host: str) -> bool:
@@ -114,6 +116,7 @@ def make_server(app: Any, host: str = "127.0.0.1", port: int = 8050) -> BaseWSGI
             port=port,
             threads=THREADS,
             ident=None,
+            max_request_body_size=LARGEST_REQUEST,
             clear_untrusted_proxy_headers=True,
         )
     except (OSError, OverflowError, ValueError) as error:

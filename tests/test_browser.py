@@ -201,9 +201,12 @@ def test_bad_input_is_said_in_red_and_nothing_is_written(app, page, prompt, targ
     assert note.is_visible()
 
 
-def test_a_pair_of_prompts_becomes_grids_and_the_form_follows_its_run(app, page):
+def test_a_pair_of_prompts_of_one_length_becomes_grids(app, page):
     page.goto(f"{app.url}/patch")
     page.get_by_label("Clean prompt").fill(PROMPT)
+    page.get_by_label("Corrupt prompt").fill(PROMPT + " Mary")
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("alert").filter(has_text=re.compile("13 tokens.*14")).wait_for()
     page.get_by_label("Corrupt prompt").fill(PROMPT.replace("John gave", "Mary gave"))
     page.get_by_role("button", name="Run", exact=True).click()
     page.wait_for_url(re.compile(r"/patch\?run="))
@@ -215,31 +218,20 @@ def test_a_pair_of_prompts_becomes_grids_and_the_form_follows_its_run(app, page)
     assert page.get_by_label("Clean prompt").input_value() == PROMPT
 
 
-def test_prompts_of_different_lengths_are_refused_with_both_lengths(app, page):
-    page.goto(f"{app.url}/patch")
-    page.get_by_label("Clean prompt").fill(PROMPT)
-    page.get_by_label("Corrupt prompt").fill(PROMPT + " Mary")
-    page.get_by_role("button", name="Run", exact=True).click()
-    page.get_by_role("alert").filter(has_text=re.compile("13 tokens.*14")).wait_for()
-
-
-def test_probes_of_a_labelled_set_become_curves_and_a_table(app, page):
+def test_probes_at_sites_that_exist_become_curves_and_a_table(app, page):
     page.goto(f"{app.url}/probes")
     page.get_by_label("Examples").fill("40")
     page.get_by_label("Folds").fill("2")
+    sites = page.get_by_role("textbox", name="Sites")
+    sites.fill("blocks.1.hook_resid_pots")
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("alert").filter(has_text="hook_resid_post").wait_for()
+    sites.fill("blocks.*.hook_resid_post")
     page.get_by_role("button", name="Run", exact=True).click()
     page.wait_for_url(re.compile(r"/probes\?run="))
     page.locator(FIGURE).nth(1).wait_for()
     assert page.locator(".tall tbody tr").count() == 3 * 2
     assert "shuffled labels" in page.locator(".headline").inner_text()
-
-
-def test_a_misspelt_site_names_the_nearest_ones(app, page):
-    page.goto(f"{app.url}/probes")
-    page.get_by_label("Examples").fill("20")
-    page.get_by_role("textbox", name="Sites").fill("blocks.1.hook_resid_pots")
-    page.get_by_role("button", name="Run", exact=True).click()
-    page.get_by_role("alert").filter(has_text="hook_resid_post").wait_for()
 
 
 def test_the_table_of_runs_opens_a_report(app, page, lens_run):
@@ -336,13 +328,19 @@ def test_links_and_the_back_button_go_through_runs_and_pages(app, page, lens_run
     assert page.title() == "Prompt & Lens · Latent Workbench"
 
 
-def test_slash_goes_to_the_prompt_and_ctrl_enter_runs_it(app, page):
+def test_slash_goes_to_the_prompt_which_is_kept_and_ctrl_enter_runs_it(app, page):
     page.goto(f"{app.url}/lens")
     prompt = page.get_by_label("Prompt", exact=True)
     prompt.wait_for()
     page.locator("h1").click()
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "lens-prompt"
+    prompt.fill("Anna and Tom")
+    page.get_by_role("link", name="Patch").click()
+    page.get_by_label("Clean prompt").wait_for()
+    page.get_by_role("link", name="Prompt & Lens").click()
+    prompt.wait_for()
+    assert prompt.input_value() == "Anna and Tom"
     prompt.fill(PROMPT)
     page.keyboard.press("Control+Enter")
     page.wait_for_url(re.compile(r"\?run="))

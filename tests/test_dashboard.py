@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import re
+import signal
+import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +35,7 @@ from workbench.lens.spec import LensSpec
 from workbench.patching.spec import PatchSpec
 from workbench.runs import run_spec
 from workbench.specs import ModelSpec, load_spec, parse_spec
+from workbench.steering.spec import SteerSpec
 
 ASSETS = Path(lens.__file__).parents[1] / "assets"
 PROMPT = "When Mary and John went to the store, John gave a drink to"
@@ -74,10 +78,18 @@ class FakeProbe(ProbeSpec):
         return replace(fake_results.probes(), summary=PROBE_SUMMARY)
 
 
+class FakeSteer(SteerSpec):
+    """A steering run whose numbers are made up: it has a report but no page of its own."""
+
+    def run(self, model, progress):
+        return replace(fake_results.steering(), summary={"slope": 0.5})
+
+
 FAKES = {
     "lens": FakeLens(prompt=PROMPT, target=" Mary"),
     "patch": FakePatch(**patch.EXAMPLE),
     "probe": FakeProbe(dataset="sentiment", limit=40),
+    "steer": FakeSteer(),
 }
 
 
@@ -210,6 +222,25 @@ def test_a_port_that_is_taken_is_an_error_that_says_so(app):
     with pytest.raises(WorkbenchError, match=r"in use.*--port"):
         make_server(app, port=first.effective_port)
     first.close()
+
+
+def test_the_command_serves_until_ctrl_c_and_says_where(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "workbench.cli.main", "dashboard", "--no-open", "--port", str(port)]
+    process = subprocess.Popen([*command, "--runs", str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        said = process.stdout.readline()
+        assert f"http://127.0.0.1:{port}/" in said
+        assert str(tmp_path) in said
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/_dash-layout", timeout=20) as answer:
+            assert answer.status == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert "Stopped." in process.stdout.read()
+    finally:
+        process.kill()
+        process.stdout.close()
 
 
 # --- Runs by id ------------------------------------------------------------------------------------------------
@@ -443,6 +474,11 @@ def test_spaces_and_line_breaks_of_tokens_can_be_seen(token, shown):
     assert tokens.visible(token) == shown
 
 
+def test_a_strip_that_leaves_tokens_out_says_so():
+    assert "the first 300 of 301 tokens" in as_text(tokens.strip(["a"] * 301))
+    assert "of 300 tokens" not in as_text(tokens.strip(["a"] * 300))
+
+
 def test_a_graph_has_its_description_as_its_name():
     drawn = graphs.graphs(fake_results.lens(), "lens", "dark")["lens"]
     said = drawn.to_plotly_json()["props"]["aria-label"]
@@ -665,14 +701,34 @@ def test_a_click_on_the_grid_lists_the_tokens_of_that_cell(app, state):
     assert f"{float(result.data['entropy'].sel(layer=11, position=4)):.3f} nats" in shown
 
 
-def test_the_report_has_figures_spec_code_provenance_and_summary(state):
-    run_id = make_run(state, "probe")
-    text = json.dumps(run.layout(state, run_id, "light").to_plotly_json(), default=_plain, ensure_ascii=False)
-    assert "Copy Python" in text
-    assert "from " in text and "FakeProbe" not in text
-    assert "dataset: sentiment" in text
-    assert "f1e2d3c4" in text  # the model's fingerprint
+@pytest.mark.parametrize("kind", FAKES)
+def test_the_report_has_figures_spec_code_provenance_and_summary(state, kind):
+    run_id = make_run(state, kind)
+    text = as_text(run.layout(state, run_id, "light"))
     assert text.count('"Graph"') == 2
+    assert "Copy Python" in text
+    assert f"kind: {kind}" in text
+    assert "f1e2d3c4" in text  # the model's fingerprint
+    for name in state.run(run_id).info.summary:
+        assert f'"{name.replace("_", " ")}"' in text
+    assert ("Open with its form" in text) == (kind != "steer")
+
+
+def test_a_run_of_a_package_that_is_not_installed_still_has_a_report(state):
+    run_id = make_run(state, "probe")
+    folder = state.runs / run_id
+    (folder / "spec.yaml").write_text("kind: elsewhere\n")
+    stored = json.loads((folder / "result.zarr" / "zarr.json").read_text())
+    stored["attributes"]["workbench"]["kind"] = "elsewhere"
+    (folder / "result.zarr" / "zarr.json").write_text(json.dumps(stored))
+    text = as_text(run.layout(state, run_id, "light"))
+    assert '"Graph"' not in text
+    assert "'elsewhere', known are" in text
+    assert "f1e2d3c4" in text
+
+
+def as_text(component) -> str:
+    return json.dumps(component, default=_plain, ensure_ascii=False)
 
 
 def _plain(value):
@@ -683,7 +739,7 @@ def _plain(value):
 
 @pytest.mark.parametrize("path", ["/", "/lens", "/patch/", "/probes", "/runs", "/nowhere"])
 def test_every_page_has_one_heading_of_the_first_order(state, path):
-    text = json.dumps(page_content(state, path, "light"), default=_plain)
+    text = as_text(page_content(state, path, "light"))
     assert text.count('"order": 1') == 1
 
 

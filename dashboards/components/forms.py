@@ -67,14 +67,16 @@ def prompt_input(input_id: str, label: str, value: str = "", *, first: bool = Fa
     )
 
 
-def token_input(input_id: str, label: str, value: str = "", placeholder: str = "") -> dmc.TextInput:
+def token_input(
+    input_id: str, label: str, value: str = "", placeholder: str = "", w: int = 140
+) -> dmc.TextInput:
     """One token; the leading space is part of it."""
     return dmc.TextInput(
         id=input_id,
         label=label,
         value=value,
         placeholder=placeholder,
-        w=140,
+        w=w,
         className="token-input",
         spellCheck=False,
         **KEEP,

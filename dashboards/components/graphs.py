@@ -10,7 +10,7 @@ from dash import ALL, Input, Output, Patch, State, dcc, html
 
 from dashboards import ids
 from dashboards.components.aria import aria
-from dashboards.figures import describe, figures
+from dashboards.figures import KINDS, describe, figures
 from dashboards.figures.theme import TEMPLATES, Scheme, use_scheme
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ CONFIG: Any = {
 
 
 def graphs(result: Result, page: str, scheme: str | None) -> dict[str, html.Div]:
-    """Every figure of a result as a component, by name."""
+    """Every figure of a result as a component, by name; none for a kind that nothing draws."""
+    if result.kind not in KINDS:
+        return {}
     words = describe(result)
     return {
         name: graph(page, name, drawn, words.get(name, name), scheme)

@@ -42,7 +42,7 @@ def recent(state: AppState, kind: str, path: str) -> list[Any]:
     """Runs of a kind to look at while nothing else is shown."""
     found = [info for info in state.list_runs() if info.kind == kind and not info.problem]
     if not found:
-        return [dmc.Text("No run yet. Results appear here.", c="dimmed", size="sm", mt="md")]
+        return [dmc.Text("No run yet. Results appear here.", c="dimmed", size="sm")]
     links = [
         html.Li(
             dmc.Anchor(
@@ -52,7 +52,7 @@ def recent(state: AppState, kind: str, path: str) -> list[Any]:
         for info in found[:N_RECENT]
     ]
     title = f"Recent runs ({len(links)} of {len(found)})"
-    return [html.Div([dmc.Title(title, order=2), html.Ul(links, className="plain-list")], className="recent")]
+    return [html.Div([dmc.Title(title, order=2), html.Ul(links, className="plain-list")])]
 
 
 def of_kind(run: Run, kind: str) -> Run:
@@ -101,5 +101,5 @@ def register(
             shown, asked = show(run, query["scheme"]), form_values(run.spec)
         except RunError as error:
             notify.show(notify.error(str(error), title="This run cannot be shown"))
-            return [forms.card(dmc.Text(str(error)), mt="md"), *recent(state, kind, path)], *unchanged
+            return [forms.card(dmc.Text(str(error))), *recent(state, kind, path)], *unchanged
         return shown, *(unchanged if following.own(mine, run.id) else asked)

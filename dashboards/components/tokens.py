@@ -8,6 +8,9 @@ from dash import html
 
 from dashboards.components.aria import aria
 
+SHOWN = 300
+"""So many tokens a strip shows; it says so where there are more."""
+
 
 def visible(token: str) -> str:
     """A token with its spaces and line breaks to be seen."""
@@ -15,9 +18,9 @@ def visible(token: str) -> str:
 
 
 def strip(tokens: Sequence[str], *, label: str = "Tokens", differs: Sequence[bool] = ()) -> html.Ol:
-    """Each token with its position; those that differ from a partner are marked."""
+    """Each token with its position, up to `SHOWN`; those that differ from a partner are marked."""
     items = []
-    for position, token in enumerate(tokens):
+    for position, token in enumerate(tokens[:SHOWN]):
         marked = bool(differs) and differs[position]
         items.append(
             html.Li(
@@ -29,4 +32,6 @@ def strip(tokens: Sequence[str], *, label: str = "Tokens", differs: Sequence[boo
                 title=f"position {position}: {token!r}" + (" (differs)" if marked else ""),
             )
         )
+    if len(tokens) > SHOWN:
+        items.append(html.Li(f"… the first {SHOWN} of {len(tokens)} tokens", className="token-more"))
     return html.Ol(items, className="token-strip", **aria(label=f"{label}: {len(tokens)}"))

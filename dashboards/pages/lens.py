@@ -44,7 +44,9 @@ def layout(state: AppState) -> html.Div:
         forms.prompt_input(PROMPT, "Prompt", first["prompt"], first=True),
         dmc.Group(
             [
-                forms.token_input(TARGET, "Target (optional)", first["target"], "the model's own top-1"),
+                forms.token_input(
+                    TARGET, "Target (optional)", first["target"], "the model's own top-1", w=200
+                ),
                 *forms.model_inputs(state, PAGE),
                 forms.run_button(PAGE),
             ],

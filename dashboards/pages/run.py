@@ -121,7 +121,10 @@ def _head(run: Run) -> html.Div:
 
 
 def _how_to_repeat(run: Run) -> list[Any]:
-    spec = run.spec
+    try:
+        spec = run.spec
+    except RunError as error:  # a kind of a package that is not installed here
+        return [dmc.Title("Ask again", order=2), dmc.Text(str(error), size="sm")]
     parts = {"Python": reproduce.python(spec), "command line": reproduce.shell(spec), "spec": spec.to_yaml()}
     tabs = dmc.Tabs(
         [

@@ -120,7 +120,7 @@ def row(info: RunInfo) -> dict[str, Any]:
         "title": f"Cannot be read: {info.problem}" if info.problem else info.title or "(no title)",
         "model": info.model,
         "created": info.created[:16].replace("T", " "),
-        "seconds": round(info.seconds, 2),
+        "seconds": None if info.problem else round(info.seconds, 2),
         "problem": info.problem,
     }
 
