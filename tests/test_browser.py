@@ -144,7 +144,9 @@ def click_cell(page, layer: str, column: int) -> None:
         }""",
         [layer, column],
     )
+    page.mouse.move(box[0] - 2, box[1])
     page.mouse.move(*box)
+    page.locator(".hoverlayer .hovertext").first.wait_for()  # plotly clicks on what it hovers over
     page.mouse.click(*box)
 
 
@@ -169,14 +171,16 @@ def test_a_prompt_becomes_a_grid_and_a_click_on_a_cell_its_tokens(app, page):
     page.get_by_role("button", name="Run", exact=True).click()
     page.wait_for_url(re.compile(r"\?run="))
     page.locator(FIGURE).first.wait_for()
-    assert page.get_by_text("Layer 2, position 12").is_visible()
+    assert page.get_by_role("heading", name="Layer 2, position 12").is_visible()
     assert (
         "' Mary'" in page.locator(".headline").inner_text()
         or "'Mary'" in page.locator(".headline").inner_text()
     )
+    assert page.locator(".modebar-btn").count() > 0
+    assert page.locator(".modebar-btn[data-title*='hare']").count() == 0  # nothing offers an upload
     page.locator(".grid-and-aside").scroll_into_view_if_needed()
     click_cell(page, "1", 4)
-    page.get_by_text("Layer 1, position 4").wait_for()
+    page.get_by_role("heading", name="Layer 1, position 4").wait_for()
     assert page.locator("#lens-cell tbody tr").count() >= 10
     assert (
         page.get_by_role("figure").first.get_attribute("aria-label").startswith("Heatmap of 3 layers by 13")
@@ -323,7 +327,7 @@ def test_links_and_the_back_button_go_through_runs_and_pages(app, page, lens_run
     page.get_by_text("Strongest: layer").wait_for()
     assert page.get_by_role("alert").count() == 0  # the page that was left was not asked for this run
     page.go_back()
-    page.get_by_text("Layer 2, position 12").wait_for()
+    page.get_by_role("heading", name="Layer 2, position 12").wait_for()
     assert page.url.endswith(f"/lens?run={lens_run}")
     assert page.title() == "Prompt & Lens · Latent Workbench"
 

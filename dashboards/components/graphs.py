@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 CONFIG: Any = {
     "displaylogo": False,
+    "showSendToCloud": False,  # plotly.js 4 offers by default to upload the chart to plotly.com
+    "plotlyServerURL": "",
     "responsive": True,
     "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
     "toImageButtonOptions": {"format": "svg"},
