@@ -265,3 +265,8 @@ def test_opened_in_a_browser_it_draws_everything_and_asks_no_host(tmp_path, chro
     assert len(set(backgrounds())) == 1 and backgrounds() != before
     assert problems == []
     context.close()
+
+
+def test_no_figure_offers_to_upload_itself(tmp_path):
+    path = write_report(tmp_path, lens(), SPEC, figures(lens()))
+    assert 'showSendToCloud: false, plotlyServerURL: ""' in path.read_text(encoding="utf-8")
