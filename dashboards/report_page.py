@@ -70,7 +70,8 @@ _SCRIPT = """
   var read = function (id) { return JSON.parse(document.getElementById(id).textContent); };
   var templates = read("templates"), drawn = [];
   var dark = window.matchMedia("(prefers-color-scheme: dark)");
-  var config = {responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "", toImageButtonOptions: {format: "svg"},
+  var config = {responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "",
+    toImageButtonOptions: {format: "svg"},
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"]};
   var layout = function (one) {
     if (!one.ours) return one.figure.layout;

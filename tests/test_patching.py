@@ -87,6 +87,20 @@ def test_effects_run_from_zero_to_one(model):
     assert np.allclose(noising["mean_effect"].sel(layer=model.n_layers - 1, position=9), 1, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["resid_pre", "z"])
+def test_patches_that_change_nothing_are_not_run_and_give_the_base_metric(model, kind):
+    quick, whole = (
+        wb.patching.sweep(model, CLEAN, CORRUPT, METRIC, kind=kind, skip_unchanged=skip).data
+        for skip in (True, False)
+    )
+    assert np.allclose(quick["metric"], whole["metric"], atol=1e-5)
+    assert np.allclose(quick["control_effect"], whole["control_effect"], atol=1e-4)
+    n = int(quick.attrs["unchanged"].split()[0])
+    assert whole.attrs["unchanged"].startswith("0 of")
+    if kind == "resid_pre":  # in layer 0 the stream differs at the two changed tokens only
+        assert n >= len(CLEAN) - 2
+
+
 def test_batching_of_rows_changes_nothing(llama):
     one, many = (
         wb.patching.sweep(llama, CLEAN, CORRUPT, METRIC, control=False, tokens_per_call=n).data["metric"]

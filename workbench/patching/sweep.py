@@ -9,6 +9,9 @@ For a pair of prompts of equal length (clean: the model answers right; corrupt: 
 grid is layer × position for streams and block outputs (`resid_pre`, `resid_mid`, `resid_post`, `attn_out`,
 `mlp_out`) and layer × head over all positions for `z`.
 
+A patch that puts in, bit for bit, what is there already (both prompts begin alike, so the streams do) is not run:
+its metric is the base run's. `data.attrs["unchanged"]` says how many cells that was.
+
 Control (wrong source): the same patches with an activation that should not help. With several pairs it comes
 from the next pair's source run; with one pair from another position of the source run (a seeded derangement).
 With several pairs the mean effect carries a 95 % bootstrap interval over pairs.
@@ -60,6 +63,7 @@ def sweep(
     layers: Sequence[int] | None = None,
     control: bool = True,
     seed: int = 0,
+    skip_unchanged: bool = True,
     tokens_per_call: int = TOKENS_PER_CALL,
     progress: Progress | None = None,
 ) -> Result:
@@ -74,6 +78,7 @@ def sweep(
         layers: which blocks; all by default.
         control: also run the wrong-source patches (doubles the time).
         seed: for the control's derangement and the bootstrap.
+        skip_unchanged: do not run patches that are bit-equal to what they replace; results do not depend on it.
         tokens_per_call: tokens in one replayed batch. Results do not depend on it.
         progress: where to report, one item per layer and pair.
 
@@ -110,18 +115,22 @@ def sweep(
     bases = [base if direction == "denoising" else source for source, base in pairs]
     taken = [_source_activations(model, source, sites) for source in sources]
     wrong = _wrong_sources(taken, np.random.default_rng(seed)) if control else None
-    grids, wrong_grids, ends = [], [], []
+    grids, wrong_grids, ends, unchanged = [], [], [], 0
     progress.stage(f"patch {kind}", len(pairs) * len(sites) * (2 if control else 1))
     for i, base in enumerate(bases):
         replay = Replay(model, base)
         source_metric = float(functions[i](taken[i]["logits"][None])[0])
         base_metric = float(functions[i](replay.logits[None])[0])
         ends.append((source_metric, base_metric))
-        grids.append(_grid(replay, taken[i], sites, kind, functions[i], tokens_per_call, progress))
+        own = _source_activations(model, base, sites) if skip_unchanged else None
+        settings = (sites, kind, functions[i], tokens_per_call, progress)
+        grid, n = _grid(replay, taken[i], own, *settings)
+        grids.append(grid)
+        unchanged += n
         if wrong is not None:
-            wrong_grids.append(_grid(replay, wrong[i], sites, kind, functions[i], tokens_per_call, progress))
+            wrong_grids.append(_grid(replay, wrong[i], own, *settings)[0])
     return _result(
-        model, pairs, chosen, kind, direction, str(metrics[0]), ends, grids, wrong_grids, seed,
+        model, pairs, chosen, kind, direction, str(metrics[0]), ends, grids, wrong_grids, unchanged, seed,
         time.perf_counter() - started,
     )  # fmt: skip
 
@@ -177,31 +186,46 @@ def _derangement(n: int, rng: np.random.Generator) -> np.ndarray:
 def _grid(
     replay: Replay,
     source: dict[str, Tensor],
+    own: dict[str, Tensor] | None,
     sites: list[str],
     kind: str,
     metric: MetricFunction,
     tokens_per_call: int,
     progress: Progress,
-) -> np.ndarray:
-    """[layer, position or head] metric of the patched runs."""
-    rows = []
+) -> tuple[np.ndarray, int]:
+    """[layer, position or head] metric of the patched runs, and how many patches would have changed nothing.
+
+    `own` holds the base run's activations, to tell those patches; None runs every cell.
+    """
+    rows, unchanged = [], 0
+    untouched = float(metric(replay.logits[None])[0])
     for name in sites:
         layer = int(name.split(".")[1])
         n_columns = source[name].shape[1] if kind == "z" else replay.length
-        values = []
-        for chunk in replay.chunks(n_columns, tokens_per_call):
-            hidden = replay.block_input(layer).expand(len(chunk), -1, -1)
-            with replay.model.edit({name: _patch(source[name], chunk, kind)}):
+        columns = list(range(n_columns)) if own is None else _changed(source[name], own[name], kind)
+        unchanged += n_columns - len(columns)
+        values = np.full(n_columns, untouched)
+        for chunk in replay.chunks(len(columns), tokens_per_call):
+            put = [columns[i] for i in chunk]
+            hidden = replay.block_input(layer).expand(len(put), -1, -1)
+            with replay.model.edit({name: _patch(source[name], put, kind)}):
                 hidden = replay.run(hidden, layer, layer + 1)
-            values.append(metric(replay.last_logits(replay.run(hidden, layer + 1))))
-        rows.append(torch.cat(values).float().cpu().numpy())
+            values[put] = metric(replay.last_logits(replay.run(hidden, layer + 1))).float().cpu().numpy()
+        rows.append(values)
         progress.advance()
-    return np.stack(rows)
+    return np.stack(rows), unchanged
 
 
-def _patch(source: Tensor, columns: range, kind: str):
+def _changed(source: Tensor, own: Tensor, kind: str) -> list[int]:
+    """Positions (or heads) at which the patch differs, in any bit, from what it replaces."""
+    differs = source.to(own.device) != own
+    per_column = differs.any(-1).any(0) if kind == "z" else differs.flatten(1).any(-1)
+    return per_column.nonzero().flatten().tolist()
+
+
+def _patch(source: Tensor, columns: list[int], kind: str):
     """An edit that gives row i the source's activation at position (or head) `columns[i]`."""
-    index = torch.tensor(list(columns))
+    index = torch.tensor(columns)
 
     def edit(activation: Tensor) -> Tensor:
         rows = torch.arange(len(columns), device=activation.device)
@@ -215,7 +239,9 @@ def _patch(source: Tensor, columns: range, kind: str):
     return edit
 
 
-def _result(model, pairs, layers, kind, direction, metric, ends, grids, wrong_grids, seed, seconds) -> Result:
+def _result(
+    model, pairs, layers, kind, direction, metric, ends, grids, wrong_grids, unchanged, seed, seconds
+) -> Result:
     raw = np.stack(grids)
     source, base = np.array(ends).T
     span = source - base
@@ -260,6 +286,7 @@ def _result(model, pairs, layers, kind, direction, metric, ends, grids, wrong_gr
         "metric": metric,
         "n_pairs": len(pairs),
         "control": f"wrong source: {control_kind}" if wrong_grids else "not run",
+        "unchanged": f"{unchanged} of {raw.size} patches put in what was there already, so they were not run",
     }
     data = xr.Dataset(variables, coords=coords, attrs=attrs)
     ids = [batch.ids[0].tolist() for pair in pairs for batch in pair]
