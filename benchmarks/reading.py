@@ -24,7 +24,7 @@ CLEAN = "When Mary and John went to the store, John gave a drink to"
 CORRUPT = "When Mary and John went to the store, Mary gave a drink to"
 
 
-def run(repeats: int = 15, sweeps: int = 3, model: str = "smollm2-135m") -> Report:
+def run(repeats: int = 40, sweeps: int = 3, model: str = "smollm2-135m") -> Report:
     """Both parts; `repeats` pairs of forwards, `sweeps` pairs of grids."""
     lm = wb.load_model(model, dtype="float32")
     bridge = _bridge(lm)
@@ -127,4 +127,4 @@ def _sweep(lm: wb.LanguageModel, bridge: Any, sweeps: int, report: Report) -> No
 
 
 if __name__ == "__main__":
-    main(run, __doc__ or "", repeats=15, sweeps=3, model="smollm2-135m")
+    main(run, __doc__ or "", repeats=40, sweeps=3, model="smollm2-135m")

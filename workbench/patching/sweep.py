@@ -40,6 +40,7 @@ from workbench.patching.replay import TOKENS_PER_CALL, Replay
 from workbench.progress import Progress, Silent
 from workbench.provenance import provenance
 from workbench.results import Result, array
+from workbench.statistics import bootstrap_interval
 
 Kind = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z"]
 KINDS: dict[str, str] = {
@@ -254,7 +255,7 @@ def _result(
     normalise = lambda grid: (grid - base[:, None, None]) / span[:, None, None]  # noqa: E731
     effect = normalise(raw)
     mean = effect.mean(0)
-    low, high = _bootstrap(effect, seed)
+    low, high = bootstrap_interval(effect, seed)
     column = "head" if kind == "z" else "position"
     dims = ("layer", column)
     clean_metric, corrupt_metric = (source, base) if direction == "denoising" else (base, source)
@@ -292,20 +293,6 @@ def _result(
     ids = [batch.ids[0].tolist() for pair in pairs for batch in pair]
     where = provenance(model, tokens=ids, seed=seed, seconds={"patch": seconds})
     return Result("patching_sweep", data, where, _summary(data, kind, column))
-
-
-def _bootstrap(effect: np.ndarray, seed: int, n: int = 1000) -> tuple[np.ndarray, np.ndarray]:
-    """95 % interval of the mean over pairs; NaN where there is only one."""
-    n_pairs = effect.shape[0]
-    if n_pairs < 2:
-        nothing = np.full(effect.shape[1:], np.nan)
-        return nothing, nothing
-    weights = (
-        np.random.default_rng(seed).multinomial(n_pairs, np.full(n_pairs, 1 / n_pairs), size=n) / n_pairs
-    )
-    means = np.tensordot(weights, effect, axes=1)
-    low, high = np.quantile(means, [0.025, 0.975], axis=0)
-    return low, high
 
 
 def _summary(data: xr.Dataset, kind: str, column: str) -> dict[str, object]:

@@ -28,6 +28,7 @@ from workbench.patching.metrics import Metric
 from workbench.progress import Progress, Silent
 from workbench.provenance import provenance
 from workbench.results import Result, array
+from workbench.statistics import bootstrap_interval
 from workbench.steering.generate import generate
 from workbench.steering.intervention import Where, add_direction
 
@@ -139,9 +140,7 @@ def _result(
     model, prompts, tokens, direction, doses, metric, scores, kls, texts, n_random, where, seed, seconds
 ) -> Result:
     n_prompts = len(prompts)
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(n_prompts, np.full(n_prompts, 1 / n_prompts), size=1000) / n_prompts
-    low, high = np.quantile(scores @ weights.T, [0.025, 0.975], axis=-1)
+    low, high = bootstrap_interval(np.moveaxis(scores, -1, 0), seed)
     dims = ("direction", "strength")
     variables = {
         "score": array((*dims, "prompt"), scores, long_name=metric, units="nats"),
