@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import ClassVar
 
@@ -20,7 +19,6 @@ PROMPT = "Mary went to the store and John gave a drink to"
 
 class SlowSpec(Spec):
     kind: ClassVar[str] = "lens"
-    release: ClassVar[threading.Event] = threading.Event()
 
     def run(self, model, progress):
         progress.stage("wait", 1000)

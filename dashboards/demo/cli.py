@@ -37,6 +37,7 @@ def demo(
 ) -> None:
     """Run the whole thread on a real model: lens, probes, patching, steering, one report."""
     from dashboards.demo.stages import stages
+    from workbench.runs import run_spec
     from workbench.specs import ModelSpec
 
     model_spec = ModelSpec(name=model, dtype=dtype)
@@ -49,8 +50,6 @@ def demo(
         progress.advance()
         seconds["model"] = time.perf_counter() - started
         for stage in stages(model_spec, seed):
-            from workbench.runs import run_spec
-
             started = time.perf_counter()
             done.append((stage, run_spec(stage.spec, runs=runs, model=loaded, progress=progress)))
             seconds[stage.name] = time.perf_counter() - started

@@ -10,8 +10,7 @@ Everything is read from local files; no hub is contacted.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,10 @@ import transformers
 from tokenizers import pre_tokenizers
 from tqdm import tqdm
 from transformers import modeling_gguf_pytorch_utils as gguf_utils
-from transformers.utils import logging
 
 from workbench.errors import ModelError
 from workbench.model.aliases import Alias
+from workbench.model.quiet import quiet_transformers
 from workbench.progress import Progress
 
 _SENTENCE = "Mary and John , isn't it?\n\n1. naïve — 12:45\n\tx = y[0]  # 日本\n    3"
@@ -46,7 +45,8 @@ def convert_gguf(gguf: Path, folder: Path, alias: Alias, progress: Progress) -> 
         >>> convert_gguf(Path("model.gguf"), Path("out"), alias, Silent())  # doctest: +SKIP
     """
     progress.stage("convert", 4)
-    with _quiet_transformers():
+    # The bar over the GGUF tensors heeds no setting of transformers.
+    with quiet_transformers(), mock.patch.object(gguf_utils, "tqdm", _no_bar, create=True):
         model, tokenizer = _load(gguf, alias, progress)
         _check_shape(model, alias)
         _forget_quantisation(model)
@@ -137,22 +137,6 @@ def _share_as_the_folder(folder: Path) -> None:
     readable = folder.stat().st_mode & 0o666
     for path in folder.iterdir():
         path.chmod(readable)
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No bars and no advice from transformers in the block; its settings are put back afterwards."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        # The bar over the GGUF tensors heeds no setting of transformers.
-        with mock.patch.object(gguf_utils, "tqdm", _no_bar, create=True):
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _no_bar(items: Iterable[Any], **_: Any) -> Iterable[Any]:

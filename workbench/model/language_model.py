@@ -192,7 +192,7 @@ class LanguageModel:
         hidden = resid.to(self.device)
         if "ln_final" in paths:
             hidden = self.module(paths["ln_final"])(hidden)
-        if "project_out" in paths and paths["project_out"] in self.catalog._modules:
+        if "project_out" in paths and self.catalog.has_module(paths["project_out"]):
             hidden = self.module(paths["project_out"])(hidden)
         logits = self.module(paths["unembed"])(hidden)
         scale = getattr(self.config, "logit_scale", None)

@@ -6,10 +6,7 @@ weights stay as transformers loads them. `trust_remote_code` stays off unless as
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ import torch
 
 from workbench.errors import ModelError, did_you_mean
 from workbench.model.language_model import LanguageModel
+from workbench.model.quiet import quiet_transformers
 
 DTYPES = {
     "float32": torch.float32,
@@ -167,21 +165,3 @@ def _why(folder: str, name: str, error: Exception) -> str:
 
 def _object_name(hf: Any) -> str:
     return getattr(getattr(hf, "config", None), "_name_or_path", "") or type(hf).__name__
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No loading bars and only errors from transformers while the block runs; restored afterwards."""
-    from transformers.utils import logging as hf_logging
-
-    before, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    logger_level = logging.getLogger("transformers").level
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(before)
-        logging.getLogger("transformers").setLevel(logger_level)
-        if bars:
-            hf_logging.enable_progress_bar()

@@ -106,6 +106,10 @@ class Catalog:
     def __getitem__(self, name: str) -> Site:
         return self._sites[name]
 
+    def has_module(self, path: str) -> bool:
+        """Whether the model has a submodule at `path` (the adapter names some that only other sizes have)."""
+        return path in self._modules
+
     def resolve(self, patterns: str | Iterable[str]) -> list[Site]:
         """Sites that names, globs or lists stand for. Raises `SiteError` naming the nearest, or the reason."""
         names = expand(

@@ -9,7 +9,7 @@ import torch
 
 from workbench.directions import Direction
 from workbench.model.language_model import LanguageModel
-from workbench.model.loading import quiet_transformers
+from workbench.model.quiet import quiet_transformers
 from workbench.model.tokens import Prompt, as_list
 from workbench.steering.intervention import Where, add_direction
 
