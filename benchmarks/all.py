@@ -11,7 +11,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-BENCHMARKS = ("reading", "imports")
+BENCHMARKS = ("reading", "imports", "organisms")
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 MARK = "<!-- measured: everything below is written by `make bench` -->"
 

@@ -21,6 +21,11 @@ _NAMES = {
     "LanguageModel": "workbench.model.language_model",
     "collect": "workbench.activations",
     "Activations": "workbench.activations",
+    "collect_to": "workbench.collection.to_store",
+    "open_store": "workbench.store.reader",
+    "Generation": "workbench.collection.generation",
+    "LiveLoader": "workbench.collection.live",
+    "ShuffledLoader": "workbench.store.loader",
     "Result": "workbench.results",
     "Provenance": "workbench.provenance",
     "Direction": "workbench.directions",
@@ -31,19 +36,35 @@ _NAMES = {
     "list_runs": "workbench.runs",
     "run_spec": "workbench.runs",
 }
-_ROOMS = ("lens", "patching", "steering", "datasets", "runs", "jobs", "sites", "hooks", "errors", "model")
+_ROOMS = (
+    "lens",
+    "patching",
+    "steering",
+    "datasets",
+    "organisms",
+    "runs",
+    "jobs",
+    "sites",
+    "hooks",
+    "errors",
+    "model",
+)
 
 __all__ = [
     "Activations",
     "Direction",
+    "Generation",
     "LanguageModel",
+    "LiveLoader",
     "LogProbability",
     "LogitDifference",
     "Provenance",
     "Result",
+    "ShuffledLoader",
     "WorkbenchError",
     "__version__",
     "collect",
+    "collect_to",
     "datasets",
     "errors",
     "hooks",
@@ -53,6 +74,8 @@ __all__ = [
     "load_model",
     "load_run",
     "model",
+    "open_store",
+    "organisms",
     "patching",
     "run_spec",
     "runs",
@@ -61,8 +84,23 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from workbench import datasets, errors, hooks, jobs, lens, model, patching, runs, sites, steering
+    from workbench import (
+        datasets,
+        errors,
+        hooks,
+        jobs,
+        lens,
+        model,
+        organisms,
+        patching,
+        runs,
+        sites,
+        steering,
+    )
     from workbench.activations import Activations, collect
+    from workbench.collection.generation import Generation
+    from workbench.collection.live import LiveLoader
+    from workbench.collection.to_store import collect_to
     from workbench.directions import Direction
     from workbench.errors import WorkbenchError
     from workbench.model.language_model import LanguageModel
@@ -71,6 +109,8 @@ if TYPE_CHECKING:
     from workbench.provenance import Provenance
     from workbench.results import Result
     from workbench.runs import list_runs, load_run, run_spec
+    from workbench.store.loader import ShuffledLoader
+    from workbench.store.reader import open_store
 
 
 def __getattr__(name: str) -> Any:

@@ -19,16 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.collection.batching import TOKENS_PER_BATCH, batches, read_rows
 from workbench.errors import DataError, PositionError
 from workbench.files import publish_file
 from workbench.model.language_model import LanguageModel
 from workbench.model.tokens import Positions, Prompt, TokenBatch, as_list, batch, from_ids
 from workbench.progress import Progress, Silent
 from workbench.provenance import Provenance, provenance
-from workbench.sites.catalog import Site
 from workbench.sites.names import expand
-
-TOKENS_PER_BATCH = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,9 +197,10 @@ def collect(
     longest = max(encoded.lengths)
     parts: dict[str, list[Tensor]] = {site.name: [] for site in resolved}
     order: list[int] = []
-    for chosen in _batches([len(row) for row in ids], tokens_per_batch):
-        part = from_ids(model, [ids[i] for i in chosen])
-        for name, rows in _read(model, part, resolved, [wanted[i] for i in chosen], longest).items():
+    for chosen in batches([len(row) for row in ids], tokens_per_batch):
+        part = from_ids(model, [ids[i] for i in chosen], with_texts=False)
+        for name, read in read_rows(model, part, resolved, [wanted[i] for i in chosen], longest).items():
+            rows = read.cpu()
             if check_finite and not bool(torch.isfinite(rows).all()):
                 _not_finite(model, name, rows, chosen, wanted)
             parts[name].append(rows)
@@ -233,37 +232,6 @@ def _positions_per_prompt(encoded: TokenBatch, positions: Any) -> list[list[int]
     if len(positions) != len(encoded):
         raise PositionError(f"{len(positions)} lists of positions were given for {len(encoded)} prompts.")
     return [encoded.resolve(i, p) for i, p in enumerate(positions)]
-
-
-def _batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
-    """Prompts of like length together; each batch holds at most `tokens_per_batch` (or one prompt)."""
-    groups: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if groups and (len(groups[-1]) + 1) * lengths[i] <= tokens_per_batch:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    return groups
-
-
-def _read(
-    model: LanguageModel, part: TokenBatch, sites: list[Site], wanted: list[list[int]], longest: int
-) -> dict[str, Tensor]:
-    rows = torch.tensor([i for i, w in enumerate(wanted) for _ in w], device=model.device)
-    columns = torch.tensor([c for i, w in enumerate(wanted) for c in part.columns(i, w)], device=model.device)
-
-    def gather(value: Tensor, site: Site) -> Tensor:
-        i, c = rows.to(value.device), columns.to(value.device)
-        if (
-            site.where == "pattern"
-        ):  # [batch, head, query, key] -> rows of queries, keys up to the longest prompt
-            picked = value[i, :, c]
-            return torch.nn.functional.pad(picked, (0, longest - picked.shape[-1]))
-        return value[i, c]
-
-    with model.hooks(read=[s.name for s in sites], stop=True, select=gather) as session:
-        model.forward(part)
-    return {site.name: session[site.name].cpu() for site in sites}
 
 
 def _not_finite(

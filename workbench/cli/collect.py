@@ -1,10 +1,11 @@
-"""`workbench collect`: read activations of a file or set of prompts into one safetensors file."""
+"""`workbench collect`: activations of a file or set of prompts, into a store or one safetensors file."""
 
 from __future__ import annotations
 
 import json as jsonlib
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,43 +23,140 @@ app = new_app()
 
 
 @app.command(
-    epilog="Example: workbench collect capitals --sites 'blocks.*.hook_resid_post' --position -1 --out acts.safetensors"
+    epilog="Example: workbench collect plain-text --sites 'blocks.15.hook_resid_post' --positions all --out acts/"
 )
 def collect(
-    dataset: Annotated[str, typer.Argument(help="A prompt set by name, or a .jsonl, .csv or .txt file.")],
-    out: Annotated[Path, typer.Option(help="File to write.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="A prompt set by name; a .jsonl, .parquet, .csv or .txt file; a folder or hub id of `datasets`."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the store, or one file ending in .safetensors.")],
     sites: Annotated[
         list[str] | None,
         typer.Option(help="Site names or globs, several times [default: blocks.*.hook_resid_post]."),
     ] = None,
-    position: Annotated[str, typer.Option(help="'all', or token positions such as -1 or '0,3,-1'.")] = "-1",
-    limit: Annotated[int | None, typer.Option(help="Only the first N prompts.")] = None,
+    positions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--positions",
+            "--position",
+            help="all, last, -1 or 0,3,-1, span:NAME, answer, match:REGEX, token:TEXT, role:NAME; several times "
+            "for all of them together [default: last].",
+        ),
+    ] = None,
+    special: Annotated[str, typer.Option(help="keep or drop special tokens (BOS, EOS, template).")] = "keep",
+    context: Annotated[
+        int | None, typer.Option(help="Split longer texts into contexts of so many tokens.")
+    ] = None,
+    overlap: Annotated[int, typer.Option(help="Tokens that neighbouring contexts share.")] = 0,
+    pack: Annotated[bool, typer.Option("--pack", help="Join texts into contexts of that length.")] = False,
+    generate: Annotated[
+        int | None, typer.Option(help="Let the model write so many tokens and store their rows.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="Of that generation; 0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of that generation's sampling.")] = 0,
+    rows_dtype: Annotated[
+        str, typer.Option(help="Of the rows: auto (the model's), float32, bfloat16 or float16.")
+    ] = "auto",
+    limit: Annotated[int | None, typer.Option(help="At most so many items.")] = None,
+    text_column: Annotated[str, typer.Option(help="Field that holds the text.")] = "text",
+    rows_per_shard: Annotated[int | None, typer.Option(help="Rows in one file of the store.")] = None,
+    tokens_per_batch: Annotated[int | None, typer.Option(help="Tokens in one forward pass.")] = None,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Refuse a folder that holds a store, rather than going on with it."),
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="NaN or infinite values are an error.")] = False,
     model: ModelOption = "smollm2-135m",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Collect activations at some sites and positions of every prompt."""
+    """Collect activations at some sites and positions of every prompt.
+
+    A store that was begun is gone on with when the same command is given again.
+    """
+    from workbench.model.loading import load_model
+
+    wanted = _positions(positions or ["last"])
+    chosen = sites or ["blocks.*.hook_resid_post"]
+    if out.suffix == ".safetensors":
+        _into_one_file(data, out, chosen, wanted, limit, model, device, dtype, json)
+        return
+    options: dict[str, Any] = {
+        "dtype": rows_dtype,
+        "special": special,
+        "context": context,
+        "overlap": overlap,
+        "pack": pack,
+        "limit": limit,
+        "text_column": text_column,
+        "strict": strict,
+    }
+    if rows_per_shard is not None:
+        options["rows_per_shard"] = rows_per_shard
+    if tokens_per_batch is not None:
+        options["tokens_per_batch"] = tokens_per_batch
+    began = time.monotonic()
+    from workbench.collection.generation import Generation
+    from workbench.collection.to_store import collect_to
+
+    how = None
+    if generate is not None:
+        how = Generation(max_new_tokens=generate, temperature=temperature, seed=seed)
+    loaded = load_model(model, device=device, dtype=dtype)
+    with progress_bars(show=not json) as progress:
+        store = collect_to(
+            out, loaded, data, chosen, wanted, generate=how, resume=not fresh, progress=progress, **options
+        )
+    facts = {
+        "store": str(out),
+        "rows": len(store),
+        "sites": len(store.sites),
+        "prompts": store.manifest.n_prompts,
+        "dtype": store.manifest.sites[0].dtype,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    _show(facts, json)
+
+
+def _positions(given: list[str]) -> Any:
+    """Rules as they are; `0,3,-1` as indices."""
+    out: list[Any] = []
+    for rule in given:
+        pieces = rule.split(",")
+        if all(piece.strip().lstrip("-").isdigit() for piece in pieces):
+            out += [int(piece) for piece in pieces]
+        else:
+            out.append(rule)
+    return out[0] if len(out) == 1 else out
+
+
+def _into_one_file(
+    data: str, out: Path, sites: list[str], positions: Any, limit: int | None, model: str, device: str, dtype: str,
+    json: bool,
+) -> None:  # fmt: skip
     from workbench.activations import collect as collect_activations
     from workbench.datasets import load
     from workbench.errors import PositionError
     from workbench.model.loading import load_model
 
-    try:
-        positions = "all" if position == "all" else [int(p) for p in position.split(",")]
-    except ValueError as error:
+    known = -1 if positions == "last" else positions
+    if (isinstance(known, str) and known != "all") or (
+        isinstance(known, list) and any(isinstance(p, str) for p in known)
+    ):
         raise PositionError(
-            f"--position {position!r}: give 'all' or whole numbers such as '-1' or '0,3'."
-        ) from error
-    prompts = load(dataset, limit=limit).texts
+            f"One file holds rows by index: give 'all', 'last' or whole numbers such as '-1' or '0,3', not "
+            f"{positions!r}; a store (`--out FOLDER`) knows all rules."
+        )
+    prompts = load(data, limit=limit).texts
     loaded = load_model(model, device=device, dtype=dtype)
     with progress_bars(show=not json) as progress:
-        acts = collect_activations(
-            loaded, prompts, sites or "blocks.*.hook_resid_post", positions, progress=progress
-        )
+        acts = collect_activations(loaded, prompts, sites, known, progress=progress)
     acts.save(out)
-    seconds = acts.provenance.seconds["collect"]
-    tokens = acts.provenance.inputs["n_tokens"]
+    seconds, tokens = acts.provenance.seconds["collect"], acts.provenance.inputs["n_tokens"]
     facts = {
         "file": str(out),
         "rows": len(acts),
@@ -66,6 +164,10 @@ def collect(
         "prompts": acts.n_prompts,
         "tokens_per_second": round(tokens / seconds, 1),
     }
+    _show(facts, json)
+
+
+def _show(facts: dict[str, Any], json: bool) -> None:
     if json:
         typer.echo(jsonlib.dumps(facts, indent=1))
     else:

@@ -24,6 +24,7 @@ ORDER = [
     "probe",
     "steer",
     "collect",
+    "store",
     "models",
     "data",
     "run",

@@ -1,12 +1,12 @@
-"""`workbench models`: which models can be fetched by name, fetch one, check one."""
+"""`workbench models`: which models can be loaded by name; fetch one, check one, train one."""
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,8 +14,9 @@ from workbench.cli.common import JsonOption, new_app, progress_bars
 
 if TYPE_CHECKING:
     from workbench.model.aliases import Alias
+    from workbench.organisms.shipped import Card
 
-app = new_app("List, fetch and check models.")
+app = new_app("List, fetch, check and train models.")
 
 
 @dataclass(frozen=True)
@@ -35,18 +36,22 @@ class Row:
     """0 where it is cached."""
     source: str
     folder: str
+    figures: dict[str, float] = field(default_factory=dict)
+    """Held-out figures of a model organism; empty for others."""
+    goals: list[dict[str, Any]] = field(default_factory=list)
 
 
 def rows() -> list[Row]:
-    """The models the table shows, built-in ones first."""
+    """The models the table shows: those to fetch first, then the organisms that come with the project."""
     from workbench.model import aliases
+    from workbench.organisms import shipped
 
-    return [_fetchable(alias) for alias in aliases.known().values()]
+    return [*map(_fetchable, aliases.known().values()), *map(_organism, shipped.cards())]
 
 
 @app.command("list")
 def list_models(as_json: JsonOption = False) -> None:
-    """Show the models that can be loaded by name, and which of them are in the cache.
+    """Show the models that can be loaded by name: those to fetch, and the small ones trained by this project.
 
     Example: workbench models list --json
     """
@@ -56,8 +61,10 @@ def list_models(as_json: JsonOption = False) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
+    every = rows()
+    console = Console()
     table = Table(Column("Name", no_wrap=True), "Parameters", "Layers", "Licence", "Cached", "Size", "Source")
-    for row in rows():
+    for row in (row for row in every if not row.figures):
         size = (
             _megabytes(row.bytes_on_disk)
             if row.bytes_on_disk
@@ -72,7 +79,25 @@ def list_models(as_json: JsonOption = False) -> None:
             size,
             row.source,
         )
-    Console().print(table)
+    console.print(table)
+    organisms = [row for row in every if row.figures]
+    if organisms:
+        table = Table(
+            Column("Organism", no_wrap=True), "Task", "Held-out figure", "n", "Parameters", "Layers", "Size",
+            title="Model organisms: small models trained for this project", title_justify="left",
+        )  # fmt: skip
+        for row in organisms:
+            metric = row.goals[0]["metric"] if row.goals else next(iter(row.figures))
+            table.add_row(
+                row.name,
+                row.summary,
+                f"{metric} {row.figures[metric]:.4f}",
+                f"{row.figures.get('n', 0):.0f}",
+                f"{row.n_parameters / 1e6:.2f} M",
+                str(row.n_layers),
+                f"{row.bytes_on_disk / 1e6:.1f} MB",
+            )
+        console.print(table)
 
 
 @app.command("pull")
@@ -123,6 +148,80 @@ def verify_model(
         typer.echo(json.dumps({"name": name, "folder": str(folder), "whole": True, "files": files}))
     else:
         typer.echo(f"{name} is whole: {len(manifest.files)} files, {_megabytes(manifest.size)} in {folder}.")
+
+
+@app.command("train")
+def train_model(
+    name: Annotated[str, typer.Argument(help="A model organism from `workbench models list`.")],
+    seed: Annotated[int, typer.Option(help="Seed of the weights and of every batch.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Stop after so many steps in all [default: all].")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the trained model [default: ./models/NAME-seedS].")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="CPU threads. Other numbers change the last digits.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a model organism; called again after an interruption it goes on where it stopped.
+
+    Example: workbench models train modular-addition --seed 3
+    """
+    import torch
+
+    from workbench import organisms
+    from workbench.errors import ModelError
+    from workbench.model.loading import resolve_device
+    from workbench.organisms import shipped
+    from workbench.organisms.training import snapshots_of, train
+
+    if threads < 1 or (steps is not None and steps < 1):
+        raise ModelError(f"threads is {threads} and steps {steps}: both are whole numbers of at least 1.")
+    organism = organisms.get(name)
+    target = out or Path("models") / f"{name}-seed{seed}"
+    working = target.with_name(f".{target.name}.training")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with progress_bars(show=not as_json) as progress:
+            trained = train(
+                organism,
+                seed=seed,
+                steps=steps,
+                folder=working,
+                device=str(resolve_device(device)),
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        typer.echo(f"Stopped. The same command goes on from {working}.", err=True)
+        raise typer.Exit(130) from None
+    finally:
+        torch.set_num_threads(before)
+    card = shipped.write(organism, trained, seed=seed, target=target, snapshots=snapshots_of(working))
+    if as_json:
+        typer.echo(json.dumps({"folder": str(target), **asdict(card)}, indent=1))
+        return
+    figures = ", ".join(f"{key} {value:.4g}" for key, value in card.figures.items())
+    typer.echo(f"{name}, seed {seed}: {trained.step} steps, {card.minutes:g} min. Held out: {figures}.")
+    typer.echo(f"Model {target}   ·   workbench lens --model {target} …")
+
+
+def _organism(card: Card) -> Row:
+    from workbench.organisms import shipped
+
+    return Row(
+        name=card.name,
+        summary=card.summary,
+        n_parameters=card.n_parameters,
+        n_layers=card.n_layers,
+        licence=card.licence,
+        cached="shipped",
+        bytes_on_disk=card.bytes,
+        bytes_to_fetch=0,
+        source="trained by this project",
+        folder=str(shipped.folder(card.name)),
+        figures=dict(card.figures),
+        goals=[dict(goal) for goal in card.goals],
+    )
 
 
 def _fetchable(alias: Alias) -> Row:

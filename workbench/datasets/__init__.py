@@ -8,9 +8,20 @@
 ('When Mary and John went to the store, John gave a drink to', ' Mary')
 """
 
-from workbench.datasets.loader import index, load, names
+from workbench.datasets.loader import generated, index, load, names
 from workbench.datasets.paths import data_folder
 from workbench.datasets.promptset import PromptSet
 from workbench.datasets.records import Pair, Record, Statement, Text
 
-__all__ = ["Pair", "PromptSet", "Record", "Statement", "Text", "data_folder", "index", "load", "names"]
+__all__ = [
+    "Pair",
+    "PromptSet",
+    "Record",
+    "Statement",
+    "Text",
+    "data_folder",
+    "generated",
+    "index",
+    "load",
+    "names",
+]

@@ -1,14 +1,18 @@
 """Finding prompt sets by name, and reading a user's own file as one.
 
-`names()` lists what ships; `load` takes such a name or a path and gives a `PromptSet`.
+`names()` lists what ships; `load` takes such a name or a path and gives a `PromptSet`. Sets that are not files
+but made on demand (the problems of the model organisms, or of another package) come from providers, found through
+the entry-point group `workbench.datasets`: objects with `names() -> list[str]` and
+`load(name, *, split, limit, seed) -> PromptSet`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from workbench.datasets.files import ENDINGS, Row, read_rows
 from workbench.datasets.paths import prompts_folder
@@ -16,10 +20,25 @@ from workbench.datasets.promptset import PromptSet
 from workbench.datasets.records import kind_of, make_record
 from workbench.errors import DataError, did_you_mean
 
-__all__ = ["TRAIN_FRACTION", "index", "load", "names"]
+__all__ = ["TRAIN_FRACTION", "Provider", "generated", "index", "load", "names"]
 
 TRAIN_FRACTION = 0.8
 """Share of the records in `split="train"`; the rest is `split="test"`."""
+
+
+ENTRY_POINT_GROUP = "workbench.datasets"
+
+
+class Provider(Protocol):
+    """Something that makes prompt sets on demand."""
+
+    def names(self) -> list[str]:
+        """The sets it can make."""
+        ...
+
+    def load(self, name: str, *, split: str | None, limit: int | None, seed: int) -> PromptSet:
+        """Make one. `split` is "train", "test" or None; `limit` None means the provider's own size."""
+        ...
 
 
 def index() -> dict[str, dict[str, Any]]:
@@ -40,6 +59,20 @@ def names() -> list[str]:
     return sorted(index())
 
 
+def generated() -> dict[str, Provider]:
+    """The sets that are made on demand, and who makes them.
+
+    >>> "addition" in generated()
+    True
+    """
+    found: dict[str, Provider] = {}
+    for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name):
+        provider: Provider = entry.load()
+        for name in provider.names():
+            found.setdefault(name, provider)
+    return found
+
+
 def load(
     name_or_path: str | os.PathLike[str],
     *,
@@ -47,13 +80,13 @@ def load(
     limit: int | None = None,
     seed: int = 0,
 ) -> PromptSet:
-    """A shipped prompt set, or a file of your own (`.jsonl`, `.json`, `.csv`, `.txt`).
+    """A shipped prompt set, one made on demand, or a file of your own (`.jsonl`, `.json`, `.csv`, `.txt`).
 
     In your own file a record needs `text`, or `text` and `label`, or `clean` and `corrupt`; the fields
     documented in `workbench.datasets.records` are understood, all others are kept in each record's `extra`.
 
     Args:
-        name_or_path: one of `names()`, or a path.
+        name_or_path: one of `names()` or `generated()`, or a path.
         split: `"train"` (80 %) or `"test"` (20 %) of the records, no group on both sides; record by record
             where the file gives no groups. The same `seed` gives two parts that share nothing.
         limit: at most this many records, drawn with `seed` (not the first: files go by template).
@@ -68,17 +101,20 @@ def load(
     >>> len(load("capitals", split="test", limit=20))
     20
     """
+    if split not in (None, "train", "test"):
+        raise DataError(f"There is no split {split!r}; expected 'train' or 'test'.")
+    if limit is not None and limit < 1:
+        raise DataError(f"limit is {limit}; expected at least 1.")
+    if not _is_path(name_or_path) and (name := str(name_or_path)) not in index():
+        makers = generated()
+        if name in makers:
+            return makers[name].load(name, split=split, limit=limit, seed=seed)
     prompts = _read_path(Path(name_or_path)) if _is_path(name_or_path) else _read_shipped(str(name_or_path))
     if split is not None:
-        if split not in ("train", "test"):
-            raise DataError(f"There is no split {split!r}; expected 'train' or 'test'.")
         by = "group" if "group" in prompts.field_names else "id"
         prompts = prompts.split(TRAIN_FRACTION, seed=seed, by=by)[0 if split == "train" else 1]
-    if limit is not None:
-        if limit < 1:
-            raise DataError(f"limit is {limit}; expected at least 1.")
-        if limit < len(prompts):
-            prompts = prompts.sample(limit, seed=seed)
+    if limit is not None and limit < len(prompts):
+        prompts = prompts.sample(limit, seed=seed)
     return prompts
 
 
@@ -91,9 +127,10 @@ def _is_path(given: str | os.PathLike[str]) -> bool:
 def _read_shipped(name: str) -> PromptSet:
     known = index()
     if name not in known:
+        there = [*sorted(known), *generated()]
         raise DataError(
-            f"There is no prompt set {name!r}.{did_you_mean(name, known)} The sets are: "
-            f"{', '.join(sorted(known))}. A file of your own needs one of the endings {', '.join(ENDINGS)}."
+            f"There is no prompt set {name!r}.{did_you_mean(name, there)} The sets are: "
+            f"{', '.join(there)}. A file of your own needs one of the endings {', '.join(ENDINGS)}."
         )
     entry = known[name]
     rows = read_rows(prompts_folder() / entry["file"])

@@ -29,3 +29,22 @@ def fingerprint(hf_model: Any) -> str:
         step = max(1, flat.numel() // SAMPLES)
         digest.update(flat[::step].contiguous().cpu().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """32 hex digits over everything that decides how text becomes token ids; `"none"` without a tokenizer.
+
+    A fast tokenizer is hashed as the JSON it saves; a slow one by its vocabulary and special tokens.
+    """
+    if tokenizer is None:
+        return "none"
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        state = json.loads(backend.to_str())
+        state.pop("truncation", None)  # left behind by calls, without effect on later ones
+        state.pop("padding", None)
+    else:
+        state = {"vocabulary": sorted(tokenizer.get_vocab().items())}
+    special = {k: str(v) for k, v in sorted(tokenizer.special_tokens_map.items())}
+    described = json.dumps([state, special, getattr(tokenizer, "chat_template", None)], sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()[:32]

@@ -32,12 +32,14 @@ def load_model(
     device_map: str | dict[str, Any] | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    loops: int | None = None,
     **kwargs: Any,
 ) -> LanguageModel:
     """Load a causal language model and name its sites.
 
     Args:
-        source: an alias (`smollm2-135m`), a hub id (`org/model`), a folder, or `(hf_model, tokenizer)`.
+        source: an alias (`smollm2-135m`), a model organism (`addition`, see `workbench models list`), a hub id
+            (`org/model`), a folder, or `(hf_model, tokenizer)`.
         device: `"auto"` takes CUDA, then Apple's MPS, then the CPU; or any torch device. A model given as an
             object stays where it is.
         dtype: `"auto"` keeps the checkpoint's own; or `float32`, `bfloat16`, `float16`. On recent CPUs
@@ -45,6 +47,8 @@ def load_model(
         device_map: spread over several GPUs as transformers does it, for instance `"auto"`.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run Python that comes with the checkpoint. Off unless you say so.
+        loops: how often a depth-recurrent model runs its core (`workbench.model.looped`); None takes the
+            checkpoint's own number. Every repetition has its own sites.
         **kwargs: to `AutoModelForCausalLM.from_pretrained` (for instance `quantization_config`,
             `attn_implementation`).
 
@@ -60,6 +64,7 @@ def load_model(
         if len(source) != 2:
             raise ModelError(f"A model given as objects is (hf_model, tokenizer), not {len(source)} items.")
         hf, tokenizer = source
+        _unroll(hf, loops)
         return LanguageModel(hf, tokenizer, name=_object_name(hf))
     folder, name = _locate(source)
     target = resolve_device(device)
@@ -69,6 +74,7 @@ def load_model(
     hf, tokenizer = _from_pretrained(folder, name, resolve_dtype(dtype), device_map, options)
     if device_map is None and not getattr(hf, "is_quantized", False):
         hf = hf.to(target)
+    _unroll(hf, loops)
     return LanguageModel(hf, tokenizer, name=name, revision=revision)
 
 
@@ -98,6 +104,14 @@ def resolve_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
     return DTYPES[dtype]
 
 
+def _unroll(hf: Any, loops: int | None) -> None:
+    """Repeat the core of a depth-recurrent model; nothing for all others."""
+    if loops is not None or getattr(getattr(hf, "config", None), "looped", None) is not None:
+        from workbench.model.looped import unroll
+
+        unroll(hf, loops)
+
+
 def _locate(source: str | Path) -> tuple[str, str]:
     """Where transformers should load from, and the name to show."""
     from workbench.model import aliases, pull
@@ -105,6 +119,9 @@ def _locate(source: str | Path) -> tuple[str, str]:
     text = str(source)
     if text in aliases.known():
         return str(pull.ensure(text)), text
+    organisms = shipped_models()
+    if text in organisms:
+        return str(organisms[text]), text
     path = Path(text).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -114,12 +131,22 @@ def _locate(source: str | Path) -> tuple[str, str]:
     if looks_local:
         raise ModelError(f"Folder {text!r} does not exist.")
     if text.count("/") != 1:
-        known = sorted(aliases.known())
+        known = sorted({*aliases.known(), *organisms})
         raise ModelError(
             f"No model is called {text!r}.{did_you_mean(text, known)} Give one of {', '.join(known)}, a hub id "
             "such as 'EleutherAI/pythia-70m', or a folder."
         )
     return text, text
+
+
+def shipped_models() -> dict[str, Path]:
+    """The small trained models that come with the project: name -> folder."""
+    from workbench.datasets.paths import data_folder
+
+    folder = data_folder() / "models"
+    if not folder.is_dir():
+        return {}
+    return {path.parent.name: path.parent for path in sorted(folder.glob("*/config.json"))}
 
 
 def _from_pretrained(

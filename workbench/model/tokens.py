@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from workbench.errors import PositionError, PromptError
+from workbench.errors import PositionError, PromptError, did_you_mean
 
 if TYPE_CHECKING:
     from workbench.model.language_model import LanguageModel
@@ -117,6 +117,11 @@ def encode(model: LanguageModel, prompt: Prompt, *, name: str = "The prompt") ->
     if isinstance(prompt, str):
         if not prompt:
             raise PromptError(f"{name} is empty: give at least one token of text.")
+        if unknown := _unknown_words(tokenizer, prompt):
+            raise PromptError(
+                f"{name} has the word {unknown[0]!r}, which {model.name} does not know."
+                f"{did_you_mean(unknown[0], tokenizer.get_vocab())}"
+            )
         ids = list(tokenizer(prompt)["input_ids"])
     elif prompt and all(isinstance(item, int) for item in prompt):
         ids = list(prompt)
@@ -143,6 +148,18 @@ def encode(model: LanguageModel, prompt: Prompt, *, name: str = "The prompt") ->
             "or split it; nothing is cut off silently."
         )
     return ids  # type: ignore[return-value]
+
+
+def _unknown_words(tokenizer: Any, text: str) -> list[str]:
+    """Words that a word-level tokenizer without an unknown-word token cannot encode; none for all others."""
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or type(backend.model).__name__ != "WordLevel" or backend.pre_tokenizer is None:
+        return []
+    if tokenizer.unk_token is not None:
+        return []
+    plain = backend.normalizer.normalize_str(text) if backend.normalizer is not None else text
+    known = tokenizer.get_vocab()
+    return [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(plain) if word not in known]
 
 
 def _is_ids(prompt: Any) -> bool:
@@ -186,9 +203,16 @@ def batch(
 
 
 def from_ids(
-    model: LanguageModel, rows: Sequence[Sequence[int]], *, side: Literal["left", "right"] = "right"
+    model: LanguageModel,
+    rows: Sequence[Sequence[int]],
+    *,
+    side: Literal["left", "right"] = "right",
+    with_texts: bool = True,
 ) -> TokenBatch:
-    """A padded batch of rows of token ids that are known to be good."""
+    """A padded batch of rows of token ids that are known to be good.
+
+    `with_texts=False` leaves the text of each token away, which takes longer to look up than to pad.
+    """
     pad = model.tokenizer.pad_token_id if model.tokenizer is not None else None
     longest = max(len(row) for row in rows)
     ids = torch.full((len(rows), longest), pad if pad is not None else 0, dtype=torch.long)
@@ -197,7 +221,8 @@ def from_ids(
         at = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
         ids[i, at] = torch.tensor(row)
         mask[i, at] = 1
-    texts = tuple(token_texts(model.tokenizer, row) for row in rows) if model.tokenizer is not None else ()
+    known = with_texts and model.tokenizer is not None
+    texts = tuple(token_texts(model.tokenizer, row) for row in rows) if known else ()
     return TokenBatch(
         ids.to(model.device), mask.to(model.device), tuple(len(row) for row in rows), side, texts
     )

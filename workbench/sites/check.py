@@ -23,7 +23,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.bfloat16: 5e-2, tor
 
 
 def check_bookkeeping(model: LanguageModel) -> None:
-    """Run four tokens through the model and drop the additive sites whose sums do not hold."""
+    """Run up to four tokens through the model and drop the additive sites whose sums do not hold."""
     from workbench.model.tokens import from_ids
 
     catalog = model.catalog
@@ -33,7 +33,8 @@ def check_bookkeeping(model: LanguageModel) -> None:
         for name in catalog.names
         if name.endswith(("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post"))
     ]
-    batch = from_ids(model, [[i % model.vocab_size for i in (5, 17, 3, 11)]])
+    tokens = (5, 17, 3, 11)[: model.context_length or 4]
+    batch = from_ids(model, [[i % model.vocab_size for i in tokens]])
     with torch.inference_mode(), model.hooks(read=wanted, stop=True) as seen:
         model.forward(batch)
     if "hook_embed" in wanted:

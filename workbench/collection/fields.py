@@ -1,0 +1,211 @@
+"""What the fields of a row mean: one row of any source -> one `Item`.
+
+| field | meaning |
+| --- | --- |
+| `text` (or the column named), for pairs `clean` | the text |
+| `messages` | a chat, where there is no text |
+| `ids`, `tokens` | token ids, where there is neither |
+| `answer` | a continuation that is read along with the text |
+| `spans` | `{"name": [start, end]}` in characters of the text |
+| `id` | the name of the prompt; else its running number, from 1 |
+
+All other fields are kept as labels, which are plain JSON. A field that is null (or NaN, as data frames have it) is a
+field that is not there, and so is an empty `answer`, `id` or `spans`: a table has no other way to leave a cell out.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Collection, Mapping
+from typing import Any, NoReturn
+
+from workbench.collection.items import Item
+from workbench.errors import DataError, did_you_mean
+
+__all__ = ["EmptyText", "item_of"]
+
+_SPANS = """expected {"name": [start, end], ...} with characters of the text counted from 0"""
+_KINDS = "a text, a row of fields, a list of token ids, or a list of messages with 'role' and 'content'"
+
+
+class EmptyText(DataError):
+    """A row whose text is there but empty; a source can be told to leave such rows out."""
+
+
+def item_of(
+    value: Any,
+    *,
+    number: int,
+    where: str,
+    text_column: str = "text",
+    labels: Collection[str] | None = None,
+) -> Item:
+    """One item from a text, a row of fields, token ids, chat messages or an `Item`.
+
+    Args:
+        value: what the source gave.
+        number: its running number from 1, the id where it has none of its own.
+        where: begins the message of an error (`my.jsonl line 7`).
+        text_column: the field that holds the text.
+        labels: names of the other fields to keep; None keeps all.
+
+    Raises:
+        EmptyText: the text is empty or white space.
+        DataError: no text, or a field of the wrong type.
+
+    Example:
+        >>> item_of({"text": "Rome is in", "answer": " Italy", "page": 3}, number=1, where="row 1").labels
+        {'page': 3}
+    """
+    if isinstance(value, Item):
+        return _checked(value, where)
+    if hasattr(value, "tolist") and not isinstance(value, Mapping):
+        value = value.tolist()
+    if isinstance(value, str):
+        return _checked(Item(str(number), text=value), where)
+    if isinstance(value, Mapping):
+        return _checked(_from_fields(value, number, where, text_column, labels), where)
+    if isinstance(value, list | tuple) and value:
+        if all(isinstance(v, Mapping) for v in value):
+            return _checked(Item(str(number), messages=_messages(value, where)), where)
+        return _checked(Item(str(number), ids=_ids(value, where)), where)
+    hint = " For one prompt of token ids give a list that holds it: [[5, 6, 7]]." if _is_int(value) else ""
+    what = "an empty list" if isinstance(value, list | tuple) else f"a {type(value).__name__}"
+    raise DataError(f"{where}: {what}; expected {_KINDS}.{hint}")
+
+
+def _from_fields(
+    row: Mapping[str, Any], number: int, where: str, text_column: str, labels: Collection[str] | None
+) -> Item:
+    given = {str(name): value for name, value in row.items() if not _missing(value)}
+    text = text_column
+    if text_column == "text" and "text" not in given and "clean" in given:
+        text = "clean"
+    values: dict[str, Any] = {"id": _id(given.pop("id", ""), number, where)}
+    if text in given:
+        values["text"] = given.pop(text)
+        if not isinstance(values["text"], str):
+            raise DataError(f"{where}: {text!r} is a {type(values['text']).__name__}; expected text.")
+    elif "messages" in given:
+        values["messages"] = _messages(given.pop("messages"), where)
+    elif name := next((n for n in ("ids", "tokens") if n in given), None):
+        values["ids"] = _ids(given.pop(name), where)
+    else:
+        _no_text(row, where, text_column)
+    if (answer := given.pop("answer", "")) != "":
+        values["answer"] = _answer(answer, where)
+    if spans := given.pop("spans", None):
+        values["spans"] = _spans(spans, where)
+    kept = given if labels is None else {name: given[name] for name in labels if name in given}
+    values["labels"] = {name: _plain(value, f"{where}: {name!r}") for name, value in kept.items()}
+    return Item(**values)
+
+
+def _checked(item: Item, where: str) -> Item:
+    n = sum(x is not None for x in (item.text, item.messages, item.ids))
+    if n != 1:
+        raise DataError(f"{where}: an item needs exactly one of text, messages and ids; {n} are given.")
+    if item.text is not None and not item.text.strip():
+        raise EmptyText(f"{where}: the text is empty. Leave such rows out with skip_empty=True.")
+    if item.spans and item.text is None:
+        raise DataError(f"{where}: 'spans' count characters of a text; this prompt is a chat or token ids.")
+    for name, (start, end) in item.spans.items():
+        if "|" in name or not name:
+            raise DataError(f"{where}: a span cannot be called {name!r}: give a name without '|'.")
+        if not 0 <= start < end <= len(item.text or ""):
+            raise DataError(
+                f"{where}: span {name!r} is [{start}, {end}], but the text has {len(item.text or '')} characters: "
+                "expected 0 <= start < end <= that."
+            )
+    return item
+
+
+def _id(value: Any, number: int, where: str) -> str:
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise DataError(f"{where}: 'id' is a {type(value).__name__}; expected text or a number.")
+    return str(value) if value != "" else str(number)
+
+
+def _answer(value: Any, where: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise DataError(f"{where}: 'answer' is a {type(value).__name__}; expected text.")
+    return str(value)
+
+
+def _ids(value: Any, where: str) -> tuple[int, ...]:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    wrong = next((v for v in value if not _is_int(v)), None) if isinstance(value, list | tuple) else value
+    if wrong is not None or not value:
+        raise DataError(
+            f"{where}: {wrong if wrong is not None else value!r} is no token id; expected {_KINDS}."
+        )
+    return tuple(value)
+
+
+def _messages(value: Any, where: str) -> tuple[dict[str, Any], ...]:
+    wanted = """expected messages such as {"role": "user", "content": "Hello"}"""
+    if not isinstance(value, list | tuple) or not value:
+        raise DataError(f"{where}: 'messages' is {value!r}; {wanted}.")
+    messages = []
+    for message in value:
+        given = {k: v for k, v in message.items() if v is not None} if isinstance(message, Mapping) else {}
+        if not isinstance(given.get("role"), str) or not isinstance(given.get("content"), str):
+            raise DataError(f"{where}: message {message!r} cannot be read; {wanted}.")
+        messages.append(given)
+    return tuple(messages)
+
+
+def _spans(value: Any, where: str) -> dict[str, tuple[int, int]]:
+    if not isinstance(value, Mapping):
+        raise DataError(f"{where}: 'spans' is a {type(value).__name__}; {_SPANS}.")
+    spans = {}
+    for name, span in value.items():
+        if span is None:  # a table gives every row the span names of all
+            continue
+        if not isinstance(span, list | tuple) or len(span) != 2 or not all(_is_int(end) for end in span):
+            raise DataError(f"{where}: span {name!r} is {span!r}; {_SPANS}.")
+        spans[str(name)] = (span[0], span[1])
+    return spans
+
+
+def _plain(value: Any, what: str) -> Any:
+    """The value as JSON has it. Dates become text and NaN, which tables use for a missing value, null."""
+    if hasattr(value, "tolist"):  # numpy arrays and scalars
+        value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v, what) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v, what) for v in value]
+    raise DataError(
+        f"{what} is a {type(value).__name__}, which cannot be kept as a label: labels are text, numbers and lists "
+        "of them. Name the fields to keep with labels=[...]."
+    )
+
+
+def _no_text(row: Mapping[str, Any], where: str, text_column: str) -> NoReturn:
+    names = [str(name) for name in row]
+    if set(names) >= {"role", "content"}:
+        raise DataError(f"{where}: a single message; one chat is a list of them, so give [[message, ...]].")
+    if text_column in names:
+        raise EmptyText(f"{where}: {text_column!r} is null. Leave such rows out with skip_empty=True.")
+    raise DataError(
+        f"{where}: {text_column!r} is missing; the row has the fields {', '.join(map(repr, names)) or '(none)'}."
+        f"{did_you_mean(text_column, names)} Name the field that holds the text with "
+        "text_column=..., or give 'messages' or 'ids'."
+    )
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,102 @@
+"""`DeviceFeed`: batches on their way to the device and dtype they are wanted in.
+
+On CUDA a batch is gathered into pinned memory and copied on a stream of its own, in the stored dtype (half the
+bytes of bfloat16 rows), and cast there; the caller's stream waits for it when the batch is received.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.store.raw import copy_rows
+
+_N_PINNED = 3
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A batch on its way."""
+
+    batch: Tensor
+    done: Any = None
+    """CUDA event after its copy, or None where there is nothing to wait for."""
+
+
+class DeviceFeed:
+    """Takes batches from the host to `device`.
+
+    Attributes:
+        ahead: whether the next batch is to be sent before the current one is used.
+    """
+
+    def __init__(
+        self, device: torch.device | str, dtype: torch.dtype, stored: torch.dtype, shape: Sequence[int]
+    ) -> None:
+        """
+        Args:
+            device, dtype: of the batches.
+            stored: dtype of the rows that come in.
+            shape: of a whole batch.
+        """
+        self._device, self._dtype, self._stored, self._shape = (
+            torch.device(device),
+            dtype,
+            stored,
+            tuple(shape),
+        )
+        self.ahead = self._device.type == "cuda"
+        self._pinned: list[Tensor] = []
+        self._copied: list[Any] = []
+        self._next = 0
+        self._stream: Any = None
+        self._scratch: Tensor | None = None
+        if self.ahead:
+            self._pinned = [torch.empty(self._shape, dtype=stored, pin_memory=True) for _ in range(_N_PINNED)]
+            self._copied = [None] * _N_PINNED
+            self._stream = torch.cuda.Stream(self._device)
+
+    def room(self, n: int) -> Tensor:
+        """[n, ...] host memory for the next batch, valid until it is sent."""
+        if self.ahead:
+            if self._copied[self._next] is not None:
+                self._copied[self._next].synchronize()
+            return self._pinned[self._next][:n]
+        if self._dtype == self._stored and self._device.type == "cpu":
+            return torch.empty((n, *self._shape[1:]), dtype=self._stored)  # given away as it is
+        if self._scratch is None:
+            self._scratch = torch.empty(self._shape, dtype=self._stored)
+        return self._scratch[:n]
+
+    def send(self, batch: Tensor) -> Sent:
+        """Begin to copy what was written into `room`."""
+        if not self.ahead:
+            if self._device.type != "cpu":
+                return Sent(batch.to(self._device, self._dtype))
+            if batch.dtype == self._dtype:
+                return Sent(batch)
+            cast = torch.empty(batch.shape, dtype=self._dtype)
+            copy_rows(batch, cast)
+            return Sent(cast)
+        with torch.cuda.stream(self._stream):
+            there = batch.to(self._device, non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record(self._stream)
+            there = there.to(self._dtype)
+            done = torch.cuda.Event()
+            done.record(self._stream)
+        self._copied[self._next] = copied
+        self._next = (self._next + 1) % _N_PINNED
+        return Sent(there, done)
+
+    def receive(self, sent: Sent) -> Tensor:
+        """The batch, on the device; the current stream waits until it is there."""
+        if sent.done is not None:
+            stream = torch.cuda.current_stream(self._device)
+            stream.wait_event(sent.done)
+            sent.batch.record_stream(stream)
+        return sent.batch

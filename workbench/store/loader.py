@@ -1,0 +1,274 @@
+"""`ShuffledLoader`: shuffled batches of one site, for training, with bounded memory and exact resume.
+
+The order is that of `order.py`; a background thread reads the next window while the current one is served
+(`windows.py`). Memory: two windows of at most `buffer_bytes`, or one where everything fits it.
+
+    loader = ShuffledLoader(store, "blocks.15.hook_resid_post", batch_size=4096)
+    SAETrainer(cfg, sae, data_provider=loader).fit()            # sae-lens
+    loader.save("loader.json")                                  # …
+    loader = ShuffledLoader.resume("loader.json", store)        # goes on with the very next batch
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.errors import DataError
+from workbench.files import publish_file
+from workbench.store.device import DeviceFeed, Sent
+from workbench.store.order import ShuffleOrder
+from workbench.store.raw import gather_rows
+from workbench.store.reader import Store
+from workbench.store.windows import WindowReader
+
+_FORMAT = "latent-workbench loader 1"
+
+
+class ShuffledLoader(Iterator[Tensor]):
+    """An iterator of [batch, ...] tensors. Every row comes exactly once per epoch (but for `drop_last`).
+
+    Attributes:
+        n_rows: rows of an epoch.
+        site: name of the site.
+
+    Example:
+        >>> loader = ShuffledLoader(store, "blocks.15.hook_resid_post", batch_size=4096, seed=1)
+        >>> next(loader).shape
+        torch.Size([4096, 576])
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        site: str,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        buffer_bytes: int = 256 << 20,
+        chunk_rows: int = 64,
+        dtype: torch.dtype | None = torch.float32,
+        device: torch.device | str = "cpu",
+        epochs: int | None = None,
+        drop_last: bool = True,
+        rows: Sequence[int] | np.ndarray | None = None,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        """
+        Args:
+            store: one store, or several as one (`concatenate`).
+            site: its name, or a pattern that stands for one.
+            batch_size: rows of a batch.
+            seed: of the order; 0 or more.
+            buffer_bytes: rows that are shuffled with each other, in bytes. More mixes better.
+            chunk_rows: neighbouring rows that are read at once. Fewer mix better, more read faster from a disk.
+            dtype: of the batches; None: as stored.
+            device: of the batches. On CUDA the next batch is copied while the current one is used.
+            epochs: how often each row comes; None: without end.
+            drop_last: leave out the rows of an epoch that do not fill a batch; otherwise they are a short one.
+            rows: numbers of the rows to use (or a mask over all); None: all.
+            state: what `state_dict` gave, to go on from there.
+
+        Raises:
+            DataError: no such site or rows, fewer rows than a batch, sizes below 1, or a state of another loader.
+        """
+        for name, value in {
+            "batch_size": batch_size,
+            "chunk_rows": chunk_rows,
+            "buffer_bytes": buffer_bytes,
+        }.items():
+            if value < 1:
+                raise DataError(f"{name}={value}: give at least 1.")
+        if seed < 0 or (epochs is not None and epochs < 0):
+            raise DataError(f"seed={seed} and epochs={epochs} must not be negative.")
+        self.site = store.site_name(site)
+        array = store[self.site]
+        subset = None if rows is None else _subset(rows, len(store))
+        self.n_rows = len(array) if subset is None else len(subset)
+        if not self.n_rows or (drop_last and self.n_rows < batch_size):
+            raise DataError(
+                f"There are {self.n_rows} rows, fewer than a batch of {batch_size}: choose a smaller batch_size, or "
+                "drop_last=False where there are any."
+            )
+        window_rows = max(buffer_bytes // max(array.row_bytes, 1), 1)
+        self._order = ShuffleOrder(self.n_rows, chunk_rows, window_rows, seed)
+        self._reader = WindowReader(array, self._order, subset)
+        self._close = weakref.finalize(self, self._reader.close)
+        self._feed = DeviceFeed(device, dtype or array.dtype, array.dtype, (batch_size, *array.shape[1:]))
+        self._epochs = epochs
+        self._fixed = {
+            "store": store.fingerprint,
+            "rows": "all" if subset is None else hashlib.sha256(subset.tobytes()).hexdigest(),
+            "site": self.site,
+            "batch_size": batch_size,
+            "seed": seed,
+            "buffer_bytes": buffer_bytes,
+            "chunk_rows": chunk_rows,
+            "drop_last": drop_last,
+        }
+        self._batch_size = batch_size
+        self._epoch_rows = self.n_rows - (self.n_rows % batch_size if drop_last else 0)
+        self._go_to(0, 0)
+        if state is not None:
+            self.load_state_dict(state)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of an epoch."""
+        return -(-self._epoch_rows // self._batch_size)
+
+    def __iter__(self) -> ShuffledLoader:
+        return self
+
+    def __next__(self) -> Tensor:
+        """The next batch.
+
+        Raises:
+            StopIteration: after `epochs` epochs.
+            DataError: damaged rows, or the loader is closed.
+        """
+        if not self._close.alive:
+            raise DataError("The loader is closed: make another, from its state_dict if it is to go on.")
+        sent, self._ahead = self._ahead or self._send(), None
+        if sent is None:
+            raise StopIteration
+        if self._feed.ahead:
+            self._ahead = self._send()
+        batch, self._given = self._feed.receive(sent[0]), sent[1]
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader is: small, plain JSON values. A loader that goes on from it gives the same batches."""
+        epoch, served = self._given
+        return {"format": _FORMAT, "epoch": epoch, "rows_served": served, **self._fixed}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to where `state` was taken.
+
+        Raises:
+            DataError: it was taken of another store, other rows or other settings (which are named).
+        """
+        if state.get("format") != _FORMAT:
+            raise DataError(
+                f"This is no state of a loader: its format is {state.get('format')!r}, not {_FORMAT!r}."
+            )
+        other = [
+            f"{k} was {state.get(k)!r} and is {v!r}" for k, v in self._fixed.items() if state.get(k) != v
+        ]
+        if other:
+            raise DataError(f"The state was taken of another loader: {'; '.join(other)}.")
+        self._go_to(int(state["epoch"]), int(state["rows_served"]))
+
+    def save(self, path: Path | str) -> Path:
+        """Write `state_dict` to a JSON file, complete or not at all."""
+        with publish_file(Path(path)) as temporary:
+            temporary.write_text(json.dumps(self.state_dict(), indent=1) + "\n", encoding="utf-8")
+        return Path(path)
+
+    @classmethod
+    def resume(
+        cls,
+        path: Path | str,
+        store: Store,
+        *,
+        rows: Sequence[int] | np.ndarray | None = None,
+        dtype: torch.dtype | None = torch.float32,
+        device: torch.device | str = "cpu",
+        epochs: int | None = None,
+    ) -> ShuffledLoader:
+        """A loader that goes on where the one that wrote `path` was. `rows` must be the same.
+
+        Raises:
+            DataError: the file is missing or damaged, or store or rows are others.
+        """
+        try:
+            state = json.loads(Path(path).read_text(encoding="utf-8"))
+            settings = {k: state[k] for k in ("seed", "buffer_bytes", "chunk_rows", "drop_last")}
+            site, batch_size = state["site"], state["batch_size"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{str(path)!r} is no state of a loader ({error!r}).") from error
+        return cls(
+            store,
+            site,
+            batch_size,
+            **settings,
+            dtype=dtype,
+            device=device,
+            epochs=epochs,
+            rows=rows,
+            state=state,
+        )
+
+    def close(self) -> None:
+        """Stop the background thread and free the buffers. Also done when the loader is no longer used."""
+        self._window_rows = None
+        self._close()
+
+    def __enter__(self) -> ShuffledLoader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _go_to(self, epoch: int, served: int) -> None:
+        self._given = (epoch, served)
+        self._epoch, self._served = epoch, served
+        self._window, self._at = self._order.find(epoch, served)
+        self._window_rows: tuple[Tensor, np.ndarray] | None = None
+        self._ahead: tuple[Sent, tuple[int, int]] | None = None
+
+    def _send(self) -> tuple[Sent, tuple[int, int]] | None:
+        """Gather the next batch and send it on its way, with where the loader is after it. None at the end."""
+        if self._served >= self._epoch_rows:
+            self._epoch, self._served, self._window, self._at = self._epoch + 1, 0, 0, 0
+            self._window_rows = None
+        if self._epochs is not None and self._epoch >= self._epochs:
+            return None
+        n = min(self._batch_size, self._epoch_rows - self._served)
+        batch, filled = self._feed.room(n), 0
+        while filled < n:
+            rows, order = self._current_window()
+            if self._at == len(order):
+                self._window, self._at, self._window_rows = self._window + 1, 0, None
+                continue
+            chosen = order[self._at : self._at + n - filled]
+            gather_rows(rows, chosen, batch[filled : filled + len(chosen)])
+            filled, self._at = filled + len(chosen), self._at + len(chosen)
+        self._served += n
+        return self._feed.send(batch), (self._epoch, self._served)
+
+    def _current_window(self) -> tuple[Tensor, np.ndarray]:
+        if self._window_rows is None:
+            following: tuple[int, int] | None = (self._epoch, self._window + 1)
+            if self._window + 1 == self._order.n_windows:
+                last = self._epochs is not None and self._epoch + 1 >= self._epochs
+                following = None if last else (self._epoch + 1, 0)
+            self._window_rows = self._reader.get(self._epoch, self._window, following)
+        return self._window_rows
+
+
+def _subset(rows: Sequence[int] | np.ndarray, n: int) -> np.ndarray:
+    """Row numbers, increasing. The order in which they were given does not matter: they are shuffled."""
+    array = np.asarray(rows)
+    if array.dtype == bool and array.shape == (n,):
+        return np.flatnonzero(array)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise DataError(
+            f"rows must be row numbers or a mask over all {n} rows; shape {array.shape}, {array.dtype}."
+        )
+    unique = np.unique(array).astype(np.int64)
+    if len(unique) != len(array):
+        raise DataError(
+            f"rows holds {len(array) - len(unique)} numbers twice: each row comes once per epoch."
+        )
+    if len(unique) and not 0 <= unique[0] <= unique[-1] < n:
+        raise DataError(f"rows holds {unique[0]} to {unique[-1]}, but there are rows 0 to {n - 1}.")
+    return unique

@@ -1,0 +1,58 @@
+"""Copying, gathering and looking through rows in one thread, whatever their dtype.
+
+Writer and loader work beside a model that uses all cores. torch's own operations would start a second team of threads
+here, and two teams on the same cores wait for each other; numpy's use the one thread that calls them, at the speed of
+the memory, and let go of the interpreter lock meanwhile. numpy knows no bfloat16, so rows go by as integers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_MAGNITUDE = {2: np.int16(0x7FFF), 4: np.int32(0x7FFFFFFF)}
+_INFINITY = {torch.float32: 0x7F800000, torch.bfloat16: 0x7F80, torch.float16: 0x7C00}
+_PIECE = 1 << 17
+_SERIAL = 1 << 14
+"""Elements that torch copies without starting threads (it does from 32,768 on)."""
+
+
+def as_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous CPU tensor, without a copy."""
+    return tensor.detach().reshape(-1).view(torch.uint8).numpy().data
+
+
+def as_integers(tensor: Tensor) -> np.ndarray:
+    """The same memory as an array of integers of the same width."""
+    return tensor.detach().view(_INTEGER[tensor.element_size()]).numpy()
+
+
+def copy_rows(source: Tensor, out: Tensor) -> None:
+    """`out[:] = source` for contiguous CPU tensors of one shape; the dtypes may differ."""
+    if source.dtype == out.dtype:
+        np.copyto(as_integers(out), as_integers(source))
+    else:
+        pieces = (tensor.reshape(-1).split(_SERIAL) for tensor in (source, out))
+        for part, target in zip(*pieces, strict=True):
+            target.copy_(part)
+
+
+def gather_rows(source: Tensor, rows: np.ndarray, out: Tensor) -> None:
+    """`out[:] = source[rows]` for rows that exist; `out` is contiguous and of the same dtype."""
+    # "clip" because "raise" would go through a copy of `out`; nothing is clipped.
+    np.take(as_integers(source), rows, axis=0, out=as_integers(out), mode="clip")
+
+
+def not_finite_rows(rows: Tensor) -> int:
+    """How many rows hold a NaN or an infinite value.
+
+    Without its sign, the bits of a float order like integers, and everything from infinity on is not finite.
+    """
+    bits = as_integers(rows).reshape(-1)
+    magnitude, infinity = _MAGNITUDE[rows.element_size()], _INFINITY[rows.dtype]
+    for start in range(0, len(bits), _PIECE):  # pieces stay in the processor's cache
+        if (bits[start : start + _PIECE] & magnitude).max() >= infinity:
+            return int(((as_integers(rows).reshape(len(rows), -1) & magnitude) >= infinity).any(axis=1).sum())
+    return 0
