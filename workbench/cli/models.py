@@ -82,19 +82,25 @@ def list_models(as_json: JsonOption = False) -> None:
     console.print(table)
     organisms = [row for row in every if row.figures]
     if organisms:
+        title = "Model organisms: small models trained for this project"
+        right = {"justify": "right", "no_wrap": True}
         table = Table(
-            Column("Organism", no_wrap=True), "Task", "Held-out figure", "n", "Parameters", "Layers", "Size",
-            title="Model organisms: small models trained for this project", title_justify="left",
-        )  # fmt: skip
+            Column("Organism", no_wrap=True),
+            Column("Task", ratio=1),
+            Column("Held out", no_wrap=True),
+            Column("Parameters", **right),  # type: ignore[arg-type]
+            Column("Size", **right),  # type: ignore[arg-type]
+            box=None,
+            title=title,
+            title_justify="left",
+        )
         for row in organisms:
             metric = row.goals[0]["metric"] if row.goals else next(iter(row.figures))
             table.add_row(
                 row.name,
                 row.summary,
-                f"{metric} {row.figures[metric]:.4f}",
-                f"{row.figures.get('n', 0):.0f}",
+                f"{metric} {row.figures[metric]:.4f} (n {row.figures.get('n', 0):.0f})",
                 f"{row.n_parameters / 1e6:.2f} M",
-                str(row.n_layers),
                 f"{row.bytes_on_disk / 1e6:.1f} MB",
             )
         console.print(table)

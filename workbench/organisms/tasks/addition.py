@@ -60,7 +60,7 @@ class Addition(Organism):
         return ["<start>", "+", "-", "=", *map(str, range(-LARGEST, 2 * LARGEST + 1))]
 
     def config(self) -> Any:
-        return llama(302, d_model=128, n_layers=4, n_heads=4, d_mlp=352, context=5, bos_token_id=0)
+        return llama(302, d_model=128, n_layers=4, n_heads=4, d_mlp=352, context=16, bos_token_id=0)
 
     def pairs(self, split: Split) -> np.ndarray:
         """[n, 3]: a, b and the operation (0 plus, 1 minus) of every problem of a split."""

@@ -58,7 +58,7 @@ class TwoHop(Organism):
 
     def config(self) -> Any:
         vocabulary = 2 + N_RELATIONS + N_ENTITIES
-        return llama(vocabulary, d_model=128, n_layers=4, n_heads=4, d_mlp=352, context=5, bos_token_id=0)
+        return llama(vocabulary, d_model=128, n_layers=4, n_heads=4, d_mlp=352, context=16, bos_token_id=0)
 
     @cached_property
     def facts(self) -> np.ndarray:
