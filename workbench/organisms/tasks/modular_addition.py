@@ -23,7 +23,7 @@ from workbench.organisms.organism import (
 )
 
 MODULUS = 113
-TRAIN_SHARE = 0.27
+TRAIN_SHARE = 0.25
 
 
 class ModularAddition(Organism):
@@ -36,16 +36,17 @@ class ModularAddition(Organism):
         "12,769 pairs, drawn with the seed, are trained on; all the others are held out."
     )
     plan = Plan(
-        steps=4000,
+        steps=8000,
         batch_size=512,
         learning_rate=2e-3,
         warmup=10,
-        decay="constant",
+        decay="late",
+        epsilon=1e-5,
         weight_decay=1.0,
         precision="float32",
-        evaluate_every=50,
+        evaluate_every=100,
     )
-    snapshots = tuple(range(0, 4001, 200))
+    snapshots = tuple(range(0, 8001, 400))
     weight_statistics = True
     goals = (Goal("accuracy", 0.99, name="accuracy_modular_addition"),)
     known = Known(
@@ -67,10 +68,10 @@ class ModularAddition(Organism):
         # are remembered before the rule is found; wider models solve the task with nine or more frequencies.
         return gpt2(
             MODULUS + 1,
-            d_model=24,
+            d_model=16,
             n_layers=1,
             n_heads=4,
-            d_mlp=128,
+            d_mlp=512,
             context=3,
             activation_function="relu",
             initializer_range=0.15,
