@@ -29,8 +29,7 @@ def run(threads: int = 2) -> Report:
             report.goals.append(Goal(goal.name, 0.0, "a shipped model", False))
     for card in organisms.cards():
         organism = organisms.get(card.name)
-        if hasattr(organism, "trained_with"):
-            organism.trained_with = card.seed  # type: ignore[attr-defined]
+        organism.trained_with = card.seed
         model = wb.load_model(card.name, device="cpu", dtype="float32")
         started = time.perf_counter()
         figures = organism.evaluate(model.hf, full=True)

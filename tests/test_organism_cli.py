@@ -111,8 +111,6 @@ def test_train_refuses_an_unknown_organism_and_names_near_ones():
 
 
 def test_shipped_models_are_listed_loaded_and_tabled(tmp_path, monkeypatch):
-    # data_folder is looked up in two places: where organisms are listed, and where models are found by name.
-    monkeypatch.setattr("workbench.organisms.shipped.data_folder", lambda: tmp_path / "data")
     monkeypatch.setattr("workbench.datasets.paths.data_folder", lambda: tmp_path / "data")
     assert organisms.cards() == []
     with pytest.raises(ModelError, match="workbench models train tiny-addition"):

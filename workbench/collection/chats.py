@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from workbench.errors import PromptError
+from workbench.model.tokens import fill_chat_template
 
 __all__ = ["ChatText", "Part", "render"]
 
@@ -52,25 +53,17 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, str]], name: str) -> 
     if not getattr(tokenizer, "chat_template", None):
         raise PromptError(f"{name} is a chat, but its model has no chat template: give it as plain text.")
     try:
-        text = _fill(tokenizer, messages)
+        text = fill_chat_template(tokenizer, messages)
     except (TemplateError, ValueError) as error:
         raise PromptError(f"{name}: the chat template refuses these messages: {error}.") from None
     markers = [f"\ue000{i}\ue001" for i in range(len(messages))]
     try:
-        marked = _fill(tokenizer, [{**m, "content": k} for m, k in zip(messages, markers, strict=True)])
+        marked = fill_chat_template(
+            tokenizer, [{**m, "content": k} for m, k in zip(messages, markers, strict=True)]
+        )
     except (TemplateError, ValueError):
         return ChatText(text, None)
     return ChatText(text, _parts(text, marked, markers, messages))
-
-
-def _fill(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
-    goes_on = messages[-1]["role"] == "assistant"
-    return tokenizer.apply_chat_template(
-        [dict(m) for m in messages],
-        tokenize=False,
-        add_generation_prompt=not goes_on,
-        continue_final_message=goes_on,
-    )
 
 
 def _parts(

@@ -37,31 +37,31 @@ Event = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
+class Part:
+    """Rows of some prompts, perhaps still on their way to the host."""
+
+    rows: RowBlock
+    n_tokens: int
+    """Tokens that went through the model, without padding."""
+    arrived: Callable[[], None] = field(repr=False, default=lambda: None)
+    """Waits until the rows are there."""
+
+
+@dataclass(frozen=True)
 class Batch:
-    """Rows of one batch, perhaps still on their way to the host."""
+    """A batch and its place in the work."""
 
     number: int
     window: int
     digest: str
     skip: int
     """Rows at its front that a store has already."""
-    prompts: tuple[PromptRecord, ...]
-    prompt: np.ndarray
-    position: np.ndarray
-    token_id: np.ndarray
-    phase: np.ndarray
-    spans: tuple[str, ...]
-    values: Mapping[str, Tensor] = field(repr=False)
-    arrived: Callable[[], None] = field(repr=False, default=lambda: None)
-    n_tokens: int = 0
-    """Tokens that went through the model, without padding."""
+    part: Part
 
     def block(self) -> RowBlock:
         """The rows, once they have arrived on the host."""
-        self.arrived()
-        return RowBlock(
-            self.values, self.prompt, self.position, self.token_id, self.phase, self.spans, self.prompts
-        )
+        self.part.arrived()
+        return self.part.rows
 
 
 @dataclass
@@ -70,10 +70,8 @@ class Progressed:
 
     prompts: int = 0
     tokens: int = 0
-    rows: int = 0
     digest: str = ""
     windows: int = 0
-    skipped_batches: int = 0
 
 
 @dataclass
@@ -86,7 +84,6 @@ class Engine:
         selection: which positions of each prompt.
         dtype: what the rows are cast to on the device; None keeps the model's.
         tokens_per_batch: tokens in one forward pass, padding included.
-        window_tokens: tokens among which prompts of like length are looked for.
         on_event: told of a back-off.
     """
 
@@ -95,9 +92,15 @@ class Engine:
     selection: Selection
     dtype: torch.dtype | None = None
     tokens_per_batch: int = TOKENS_PER_BATCH
-    window_tokens: int = TOKENS_PER_BATCH * WINDOW_BATCHES
     on_event: Event = lambda _event: None
     done: Progressed = field(default_factory=Progressed)
+    _streams: dict[torch.device, Any] = field(default_factory=dict, repr=False)
+    """One copy stream a device."""
+
+    @property
+    def window_tokens(self) -> int:
+        """Tokens among which prompts of like length are looked for."""
+        return self.tokens_per_batch * WINDOW_BATCHES
 
     def run(self, contexts: Iterable[Context], start: Cursor | None = None) -> Iterator[Batch]:
         """The batches from `start` on.
@@ -119,10 +122,10 @@ class Engine:
             plan = batches([len(c.ids) for c in window.contexts], self.tokens_per_batch)
             for places in plan:
                 if number >= start.batch:
+                    part = self._compute(window, places, number)
+                    self.done.tokens += part.n_tokens
                     skip = start.row if number == start.batch else 0
-                    yield from self._compute(window, places, number, skip)
-                else:
-                    self.done.skipped_batches += 1
+                    yield Batch(number, window.number + 1, window.digest, skip, part)
                 number += 1
             self.done.prompts = window.first + len(window.contexts)
         if start.window > self.done.windows:
@@ -131,7 +134,7 @@ class Engine:
                 "give the same data."
             )
 
-    def _compute(self, window: Window, places: list[int], number: int, skip: int) -> Iterator[Batch]:
+    def _compute(self, window: Window, places: list[int], number: int) -> Part:
         parts = with_back_off(
             places,
             lambda some: self._forward(window, some, number),
@@ -139,12 +142,9 @@ class Engine:
                 {"event": "back-off", "batch": number, "prompts": n, "error": str(error).splitlines()[0]}
             ),
         )
-        whole = parts[0] if len(parts) == 1 else _joined(parts)
-        self.done.rows += len(whole["prompt"]) - skip
-        self.done.tokens += whole["n_tokens"]
-        yield Batch(number, window.number + 1, window.digest, skip, **whole)
+        return parts[0] if len(parts) == 1 else _joined(parts)
 
-    def _forward(self, window: Window, places: list[int], number: int) -> dict[str, Any]:
+    def _forward(self, window: Window, places: list[int], number: int) -> Part:
         del number  # a forward pass has nothing random
         chosen = [window.contexts[i] for i in places]
         numbers = [window.first + i for i in places]
@@ -153,26 +153,20 @@ class Engine:
         values: Mapping[str, Tensor] = {}
         arrived: Callable[[], None] = _nothing
         if any(wanted):
-            part = from_ids(self.model, [c.ids for c in chosen], with_texts=False)
+            batch = from_ids(self.model, [c.ids for c in chosen], with_texts=False)
             longest = max(len(c.ids) for c in window.contexts)
-            values, arrived = self._to_host(read_rows(self.model, part, self.sites, wanted, longest))
-        return {
-            "prompts": tuple(
-                PromptRecord(n, c.id, len(c.ids), c.labels)
-                for n, c, w in zip(numbers, chosen, wanted, strict=True)
-                if w
-            ),
-            "prompt": np.array([n for n, w in zip(numbers, wanted, strict=True) for _ in w], dtype=np.int64),
-            "position": np.array([p for w in wanted for p in w], dtype=np.int32),
-            "token_id": np.array(
-                [c.ids[p] for c, w in zip(chosen, wanted, strict=True) for p in w], dtype=np.int32
-            ),
-            "phase": np.zeros(sum(map(len, wanted)), dtype=np.int8),
-            "spans": tuple(name for _, names in picked for name in names),
-            "values": values,
-            "arrived": arrived,
-            "n_tokens": sum(len(c.ids) for c in chosen),
-        }
+            values, arrived = self._to_host(read_rows(self.model, batch, self.sites, wanted, longest))
+        each = list(zip(numbers, chosen, wanted, strict=True))
+        rows = RowBlock(
+            values=values,
+            prompt=np.array([n for n, _, w in each for _ in w], dtype=np.int64),
+            position=np.array([p for w in wanted for p in w], dtype=np.int32),
+            token_id=np.array([c.ids[p] for _, c, w in each for p in w], dtype=np.int32),
+            phase=np.zeros(sum(map(len, wanted)), dtype=np.int8),
+            spans=tuple(name for _, names in picked for name in names),
+            prompts=tuple(PromptRecord(n, c.id, len(c.ids), c.labels) for n, c, w in each if w),
+        )
+        return Part(rows, sum(len(c.ids) for c in chosen), arrived)
 
     def _to_host(self, values: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Callable[[], None]]:
         """Rows on the CPU in the wanted dtype. On CUDA the copy runs on its own stream into pinned memory."""
@@ -185,7 +179,7 @@ class Engine:
             if not value.is_cuda:
                 host[name] = value.cpu()
                 continue
-            stream = _copy_stream(value.device)
+            stream = self._copy_stream(value.device)
             stream.wait_stream(torch.cuda.current_stream(value.device))
             with torch.cuda.stream(stream):
                 host[name] = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
@@ -201,34 +195,28 @@ class Engine:
 
         return host, arrived
 
+    def _copy_stream(self, device: torch.device) -> Any:
+        if device not in self._streams:
+            self._streams[device] = torch.cuda.Stream(device)
+        return self._streams[device]
 
-def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
+
+def _joined(parts: list[Part]) -> Part:
     """The pieces of a batch that was cut for want of memory, as one."""
     for part in parts:
-        part["arrived"]()
-    some = [part["values"] for part in parts if part["values"]]
-    values = {name: torch.cat([v[name] for v in some]) for name in some[0]} if some else {}
-    arrays = {
-        name: np.concatenate([p[name] for p in parts]) for name in ("prompt", "position", "token_id", "phase")
-    }
-    return {
-        "prompts": tuple(record for part in parts for record in part["prompts"]),
-        "spans": tuple(name for part in parts for name in part["spans"]),
-        "values": values,
-        "arrived": _nothing,
-        "n_tokens": sum(part["n_tokens"] for part in parts),
-        **arrays,
-    }
-
-
-_streams: dict[Any, Any] = {}
-
-
-def _copy_stream(device: torch.device) -> Any:
-    """One copy stream a device, kept for the life of the process."""
-    if device not in _streams:
-        _streams[device] = torch.cuda.Stream(device)
-    return _streams[device]
+        part.arrived()
+    blocks = [part.rows for part in parts]
+    some = [block.values for block in blocks if block.values]
+    rows = RowBlock(
+        values={name: torch.cat([v[name] for v in some]) for name in some[0]} if some else {},
+        prompt=np.concatenate([b.prompt for b in blocks]),
+        position=np.concatenate([b.position for b in blocks]),
+        token_id=np.concatenate([b.token_id for b in blocks]),
+        phase=np.concatenate([b.phase for b in blocks]),
+        spans=tuple(name for b in blocks for name in b.spans),
+        prompts=tuple(record for b in blocks for record in b.prompts),
+    )
+    return Part(rows, sum(part.n_tokens for part in parts))
 
 
 def _nothing() -> None:

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from workbench.collection.batching import Window
-from workbench.collection.engine import Engine
+from workbench.collection.engine import Engine, Part
 from workbench.errors import DataError, PromptError
 from workbench.model.quiet import quiet_transformers
 from workbench.model.tokens import from_ids
 from workbench.sites.catalog import Site
-from workbench.store.rows import PromptRecord
+from workbench.store.rows import PromptRecord, RowBlock
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class GenerationEngine(Engine):
 
     generation: Generation = field(default_factory=Generation)
 
-    def _forward(self, window: Window, places: list[int], number: int) -> dict[str, Any]:
+    def _forward(self, window: Window, places: list[int], number: int) -> Part:
         how = self.generation
         chosen = [window.contexts[i] for i in places]
         limit = self.model.context_length
@@ -94,17 +94,16 @@ class GenerationEngine(Engine):
         arrived: Callable[[], None] = lambda: None  # noqa: E731
         if picked:
             host, arrived = self._to_host(picked)
-        return {
-            "prompts": tuple(records),
-            "prompt": np.array(prompt, dtype=np.int64),
-            "position": np.array(position, dtype=np.int32),
-            "token_id": np.array(token_id, dtype=np.int32),
-            "phase": np.array(phase, dtype=np.int8),
-            "spans": tuple(spans),
-            "values": host,
-            "arrived": arrived,
-            "n_tokens": sum(len(c.ids) for c in chosen) + sum(map(len, new)),
-        }
+        block = RowBlock(
+            values=host,
+            prompt=np.array(prompt, dtype=np.int64),
+            position=np.array(position, dtype=np.int32),
+            token_id=np.array(token_id, dtype=np.int32),
+            phase=np.array(phase, dtype=np.int8),
+            spans=tuple(spans),
+            prompts=tuple(records),
+        )
+        return Part(block, sum(len(context.ids) for context in chosen) + sum(map(len, new)), arrived)
 
     @torch.inference_mode()
     def _continue(self, part: Any, number: int) -> tuple[dict[str, Tensor], list[list[int]]]:

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from workbench.collection.rows import Row, Rows, file_hash
+from workbench.collection.rows import Row, Rows
 from workbench.errors import DataError, did_you_mean
+from workbench.files import sha256_of
 
 __all__ = ["folder_rows", "hub_rows", "is_hub_id"]
 
@@ -51,7 +52,7 @@ def folder_rows(folder: Path, split: str | None) -> Rows:
         if written:
             return {"fingerprint": dataset._fingerprint, "split": split}
         files = sorted(p for p in folder.rglob("*") if p.is_file())
-        return {"split": split, "files": {str(p.relative_to(folder)): file_hash(p) for p in files}}
+        return {"split": split, "files": {str(p.relative_to(folder)): sha256_of(p) for p in files}}
 
     return Rows(
         kind="datasets" if written else "folder",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.collection.batching import TOKENS_PER_BATCH, WINDOW_BATCHES
+from workbench.collection.batching import TOKENS_PER_BATCH
 from workbench.collection.contexts import contexts as make_contexts
 from workbench.collection.engine import Engine
 from workbench.collection.selection import Selection
@@ -119,7 +119,6 @@ class LiveLoader:
                 self._sites,
                 self._selection,
                 tokens_per_batch=self._tokens,
-                window_tokens=self._tokens * WINDOW_BATCHES,
             )
             stream = make_contexts(
                 self.model,

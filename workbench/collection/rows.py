@@ -7,7 +7,6 @@ the longest line or the largest row group. A `.json` file is one value and is re
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,8 +15,9 @@ from typing import Any, Literal, NamedTuple
 
 from workbench.datasets.files import read_rows
 from workbench.errors import DataError
+from workbench.files import sha256_of
 
-__all__ = ["ENDINGS", "Row", "Rows", "file_hash", "file_rows"]
+__all__ = ["ENDINGS", "Row", "Rows", "file_rows"]
 
 COUNT_AT_MOST = 256 * 2**20
 """A text file of more bytes is not read a first time only to count its rows."""
@@ -83,16 +83,10 @@ def file_rows(path: Path, *, txt: Literal["lines", "file"] = "lines") -> Rows:
         read=readers[ending],
         count=counts.get(ending, lambda: None),
         identity=lambda: (
-            {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+            {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
             | ({"txt": txt} if ending == ".txt" else {})
         ),
     )
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 ENDINGS = (".jsonl", ".parquet", ".csv", ".txt", ".json")

@@ -27,12 +27,12 @@ from workbench.collection.sources import open_source
 from workbench.errors import Cancelled, DataError
 from workbench.model.fingerprint import tokenizer_hash
 from workbench.model.language_model import LanguageModel
-from workbench.model.loading import DTYPES
 from workbench.progress import Progress, Silent
-from workbench.store.manifest import DTYPES as STORED
+from workbench.sites.catalog import Site
 from workbench.store.manifest import Manifest, SiteRecord
 from workbench.store.reader import Store, open_store
 from workbench.store.rows import RowBlock
+from workbench.store.values import DTYPE
 from workbench.store.writer import StoreWriter
 
 ROWS_PER_SHARD = 32_768
@@ -104,8 +104,8 @@ def collect_to(
     source = open_source(data, text_column=text_column, limit=limit)
     selection = Selection.parse(positions, special=special)
     stored = str(model.dtype).removeprefix("torch.") if dtype == "auto" else dtype
-    if stored not in STORED:
-        raise DataError(f"dtype {stored!r} cannot be stored: give {', '.join(STORED)}.")
+    if stored not in DTYPE:
+        raise DataError(f"dtype {stored!r} cannot be stored: give {', '.join(DTYPE)}.")
     settings = {
         "positions": selection.describe(),
         "context": context,
@@ -117,8 +117,9 @@ def collect_to(
         "model_dtype": str(model.dtype).removeprefix("torch."),
         "generate": generate.describe() if generate is not None else None,
     }
+    shapes = site_shapes(model, resolved)
     manifest = Manifest(
-        sites=tuple(SiteRecord(s.name, site_shape(model, s.name), stored) for s in resolved),
+        sites=tuple(SiteRecord(s.name, shapes[s.name], stored) for s in resolved),
         rows_per_shard=rows_per_shard,
         model=model.name,
         model_fingerprint=model.fingerprint,
@@ -141,9 +142,8 @@ def collect_to(
             "model": model,
             "sites": resolved,
             "selection": selection,
-            "dtype": DTYPES[stored],
+            "dtype": DTYPE[stored],
             "tokens_per_batch": tokens_per_batch,
-            "window_tokens": tokens_per_batch * WINDOW_BATCHES,
             "on_event": writer.log,
         }
         resumed = writer.n_rows > 0
@@ -155,18 +155,19 @@ def collect_to(
     return open_store(folder)
 
 
-def site_shape(model: LanguageModel, site: str) -> tuple[int, ...]:
-    """Shape of one row at a site, found by reading one token."""
+def site_shapes(model: LanguageModel, sites: list[Site]) -> dict[str, tuple[int, ...]]:
+    """Shape of one row at each site, found by reading one token at all of them."""
+    for site in sites:
+        if site.where == "pattern":
+            raise DataError(
+                f"{site.name!r} has rows as long as their prompt, which do not make a table: collect it in memory "
+                "with `wb.collect`, or store q and k."
+            )
     ids = [model.tokenizer.bos_token_id or 0] if model.tokenizer is not None else [0]
-    found = model.resolve(site)[0]
-    if found.where == "pattern":
-        raise DataError(
-            f"{site!r} has rows as long as their prompt, which do not make a table: collect it in memory with "
-            "`wb.collect`, or store q and k."
-        )
-    with model.hooks(read=site, stop=True) as session:
+    names = [site.name for site in sites]
+    with model.hooks(read=names, stop=True) as session:
         model.forward(model.batch([ids]))
-    return tuple(session[site].shape[2:])
+    return {name: tuple(session[name].shape[2:]) for name in names}
 
 
 def _run(
@@ -208,7 +209,7 @@ def _run(
                 waiting.put(batch)
                 if failure:
                     break
-                progress.advance(len(batch.prompts))
+                progress.advance(len(batch.part.rows.prompts))
                 if interrupted:
                     raise Cancelled("Stopped after a whole batch; the same command goes on from there.")
     finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from workbench.errors import DataError
 
-__all__ = ["data_folder", "prompts_folder"]
+__all__ = ["data_folder", "models_folder", "prompts_folder"]
 
 # A folder counts only if it holds this file: next to an installed package there may well be some other
 # project's `data` folder.
@@ -39,3 +39,8 @@ def data_folder() -> Path:
 def prompts_folder() -> Path:
     """The folder of the shipped prompt sets and their `index.json`."""
     return data_folder() / "prompts"
+
+
+def models_folder() -> Path:
+    """The folder of the shipped models, one folder each."""
+    return data_folder() / "models"

@@ -11,7 +11,6 @@ name, so a folder without one is damaged rather than unfinished.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import ModelError
+from workbench.files import sha256_of
 from workbench.model.aliases import Alias
 
 SCHEMA = 1
@@ -122,12 +122,6 @@ def verify(folder: Path, *, name: str | None = None, deep: bool = False) -> Mani
         if deep and (found := sha256_of(path)) != record.sha256:
             raise _damaged(name, path, f"has SHA-256 {found} instead of {record.sha256}")
     return manifest
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_manifest(folder: Path, name: str) -> Manifest:

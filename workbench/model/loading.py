@@ -141,9 +141,9 @@ def _locate(source: str | Path) -> tuple[str, str]:
 
 def shipped_models() -> dict[str, Path]:
     """The small trained models that come with the project: name -> folder."""
-    from workbench.datasets.paths import data_folder
+    from workbench.datasets.paths import models_folder
 
-    folder = data_folder() / "models"
+    folder = models_folder()
     if not folder.is_dir():
         return {}
     return {path.parent.name: path.parent for path in sorted(folder.glob("*/config.json"))}

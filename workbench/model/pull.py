@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from workbench.errors import ModelError
-from workbench.files import locked, publish_folder, scratch_folder
+from workbench.files import locked, publish_folder, scratch_folder, sha256_of
 from workbench.model import cache
 from workbench.model.aliases import Alias, find
 from workbench.progress import Progress, Silent
@@ -148,7 +148,7 @@ def _local_wheel(wheel: Path) -> Path:
 
 def _hash_of(wheel: Path) -> str:
     try:
-        return cache.sha256_of(wheel)
+        return sha256_of(wheel)
     except OSError as error:
         raise ModelError(f"The wheel {wheel} cannot be read: {error.strerror}.") from error
 

@@ -8,7 +8,7 @@ the chat template already carries is never added a second time.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -173,14 +173,19 @@ def _encode_chat(model: LanguageModel, messages: Any, name: str) -> list[int]:
     wrong = [m for m in messages if not {"role", "content"} <= set(m)]
     if wrong:
         raise PromptError(f"{name}: message {wrong[0]!r} needs 'role' and 'content'.")
-    prefill = messages[-1]["role"] == "assistant"
-    text = tokenizer.apply_chat_template(
-        list(messages),
-        tokenize=False,
-        add_generation_prompt=not prefill,
-        continue_final_message=prefill,
-    )
+    text = fill_chat_template(tokenizer, messages)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def fill_chat_template(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
+    """A chat as text: up to where the assistant begins, or goes on where the last message is its own."""
+    goes_on = messages[-1]["role"] == "assistant"
+    return tokenizer.apply_chat_template(
+        [dict(message) for message in messages],
+        tokenize=False,
+        add_generation_prompt=not goes_on,
+        continue_final_message=goes_on,
+    )
 
 
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:

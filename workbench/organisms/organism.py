@@ -11,7 +11,7 @@ from __future__ import annotations
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -236,6 +236,11 @@ def gpt2(
     )
 
 
+def falls_to_held_out(content: bytes, one_in: int) -> bool:
+    """Whether a problem is held out: one in so many is, by the checksum (CRC-32) of what tells it from others."""
+    return zlib.crc32(content) % one_in == 0
+
+
 def next_word_batch(rows: np.ndarray, learnt: np.ndarray) -> Batch:
     """A batch from whole rows of token ids [batch, length] and which of them are to be predicted (same shape)."""
     targets = np.where(learnt, rows, IGNORE)[:, 1:]
@@ -243,17 +248,6 @@ def next_word_batch(rows: np.ndarray, learnt: np.ndarray) -> Batch:
         torch.from_numpy(np.ascontiguousarray(rows[:, :-1]).astype(np.int64)),
         torch.from_numpy(np.ascontiguousarray(targets).astype(np.int64)),
     )
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """Equal-length rows for an evaluation: what is given and what should follow."""
-
-    prompts: np.ndarray
-    """[n, prompt length] token ids."""
-    answers: np.ndarray
-    """[n, answer length] token ids."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @torch.no_grad()

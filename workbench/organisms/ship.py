@@ -17,7 +17,7 @@ from workbench.organisms.model_card import table
 from workbench.organisms.organism import Organism
 from workbench.organisms.registry import get, names
 from workbench.organisms.shipped import cards, models_folder, write
-from workbench.organisms.training import Trained, snapshots_of, train
+from workbench.organisms.training import STATE, Trained, snapshots_of, train
 
 RUNS = "training_runs.parquet"
 
@@ -25,7 +25,7 @@ RUNS = "training_runs.parquet"
 def finished(work: Path, organism: Organism) -> dict[int, Path]:
     """Seed -> working folder of every training of the organism that reached its last step with the present plan."""
     found: dict[int, Path] = {}
-    for state in sorted(work.glob(f"{organism.name}-*/state.json")):
+    for state in sorted(work.glob(f"{organism.name}-*/{STATE}")):
         seed = state.parent.name.removeprefix(f"{organism.name}-")
         if seed.isdigit() and json.loads(state.read_text(encoding="utf-8"))["step"] == organism.plan.steps:
             found[int(seed)] = state.parent
@@ -68,7 +68,7 @@ def ship(work: Path, chosen: dict[str, int], machine: str | None = None) -> list
         )
         if organism.weight_statistics and len(folders) > 1:
             curves = {
-                s: json.loads((f / "state.json").read_text(encoding="utf-8"))["curve"]["points"]
+                s: json.loads((f / STATE).read_text(encoding="utf-8"))["curve"]["points"]
                 for s, f in folders.items()
             }
             write_runs(curves, target / RUNS)

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.datasets.paths import data_folder
+from workbench.datasets.paths import models_folder
 from workbench.errors import ModelError
 from workbench.files import publish_folder
 
@@ -54,11 +54,6 @@ class Card:
     torch: str
     licence: str = "Apache-2.0"
     variant_of: str | None = None
-
-
-def models_folder() -> Path:
-    """The folder of the shipped models."""
-    return data_folder() / "models"
 
 
 def folder(name: str) -> Path:
@@ -133,8 +128,7 @@ def write(
             model.to(organism.stored_as).save_pretrained(temporary)
         tokenizer = word_tokenizer(organism.words(), symbols=organism.symbols, start=organism.start)
         tokenizer.save_pretrained(temporary)
-        for extra in ("generation_config.json",):
-            (temporary / extra).unlink(missing_ok=True)
+        (temporary / "generation_config.json").unlink(missing_ok=True)
         card = Card(
             name=organism.name,
             summary=organism.summary,

@@ -25,7 +25,7 @@ from workbench.organisms.organism import IGNORE, Batch, Organism, Plan
 from workbench.organisms.weight_statistics import weight_statistics
 from workbench.progress import Progress, Silent
 
-_STATE = "state.json"
+STATE = "state.json"
 _WEIGHTS = "weights.safetensors"
 _OPTIMISER = "optimiser.safetensors"
 
@@ -88,7 +88,7 @@ def train(
     optimiser = _optimiser(model, plan)
     identity = _identity(organism, seed)
     step, curve, recent = 0, Curve(), []
-    if folder is not None and (folder / _STATE).is_file():
+    if folder is not None and (folder / STATE).is_file():
         step, curve, recent = _load(folder, identity, model, optimiser)
     progress.stage(f"train {organism.name}", steps)
     progress.advance(min(step, steps))
@@ -215,7 +215,7 @@ def _save(
         save_file(weights, temporary / _WEIGHTS)
         save_file(moments, temporary / _OPTIMISER)
         state = {**identity, "step": step, "curve": asdict(curve), "recent": recent}
-        (temporary / _STATE).write_text(json.dumps(state), encoding="utf-8")
+        (temporary / STATE).write_text(json.dumps(state), encoding="utf-8")
 
 
 def _load(
@@ -223,7 +223,7 @@ def _load(
 ) -> tuple[int, Curve, list[float]]:
     from safetensors.torch import load_file
 
-    state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     # A field that plans did not have yet had its default.
     state["plan"] = {**asdict(Plan(steps=0)), **state["plan"]}
     state["plan"]["betas"] = list(state["plan"]["betas"])

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,13 +17,12 @@ from typing import Any
 import numpy as np
 
 from workbench.errors import DataError
+from workbench.files import sha256_of
 from workbench.progress import Progress, Silent
 from workbench.store.manifest import MANIFEST, Cursor, Manifest, ShardRecord, shard_files
 from workbench.store.records import chain_faults, check_files, read_record, record_numbers
 from workbench.store.tables import INDEX, PROMPTS, read_table
 from workbench.store.values import read_checks
-
-_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,7 @@ def _shard_faults(
     faults = [
         f"{files[kind]} has another checksum than when it was written"
         for kind in ("values", "index", "prompts")
-        if _sha256(folder / files[kind]) != record.sha256.get(files[kind])
+        if sha256_of(folder / files[kind]) != record.sha256.get(files[kind])
     ]
     if faults:
         return faults, None
@@ -182,11 +180,3 @@ def _prompt_faults(
     if before is not None and record.cursor.prompts != before.prompts + len(begins):
         yield f"its cursor counts {record.cursor.prompts} prompts, but {before.prompts} + {len(begins)} have rows"
     seen.update(begins)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(_CHUNK):
-            digest.update(data)
-    return digest.hexdigest()

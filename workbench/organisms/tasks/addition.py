@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +18,7 @@ from workbench.organisms.organism import (
     Organism,
     Plan,
     Split,
+    falls_to_held_out,
     llama,
     next_logits,
 )
@@ -162,4 +162,4 @@ def _result(a: int, b: int, operation: int) -> int:
 
 
 def _is_held_out(a: int, b: int) -> bool:
-    return zlib.crc32(f"{min(a, b)},{max(a, b)}".encode()) % HELD_OUT_SHARE == 0
+    return falls_to_held_out(f"{min(a, b)},{max(a, b)}".encode(), HELD_OUT_SHARE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +23,17 @@ from workbench.organisms.chain_programs import (
     label_trace,
     random_program,
 )
-from workbench.organisms.organism import Batch, Goal, Known, Organism, Plan, Split, llama, next_word_batch
+from workbench.organisms.organism import (
+    Batch,
+    Goal,
+    Known,
+    Organism,
+    Plan,
+    Split,
+    falls_to_held_out,
+    llama,
+    next_word_batch,
+)
 
 __all__ = ["Chains", "Line", "Program", "StepLabel", "TraceLabels", "apply", "label_trace"]
 
@@ -189,4 +198,4 @@ def _in_range(program: Program) -> bool:
 
 
 def _is_held_out(text: str) -> bool:
-    return zlib.crc32(text.encode()) % HELD_OUT_SHARE == 0
+    return falls_to_held_out(text.encode(), HELD_OUT_SHARE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,18 @@ from torch import Tensor
 from workbench.datasets.promptset import PromptSet
 from workbench.datasets.records import Pair
 from workbench.model.looped import fold, is_folded, unroll
-from workbench.organisms.organism import IGNORE, Batch, Goal, Known, Organism, Plan, Split, llama, next_logits
+from workbench.organisms.organism import (
+    IGNORE,
+    Batch,
+    Goal,
+    Known,
+    Organism,
+    Plan,
+    Split,
+    falls_to_held_out,
+    llama,
+    next_logits,
+)
 
 NODES = tuple("abcdefghijklmnop")
 N_SINKS = 3
@@ -200,4 +210,4 @@ def _path(graph: np.ndarray, node: int) -> list[str]:
 
 
 def _is_held_out(graph: np.ndarray) -> bool:
-    return zlib.crc32(graph.astype(np.int8).tobytes()) % HELD_OUT_SHARE == 0
+    return falls_to_held_out(graph.astype(np.int8).tobytes(), HELD_OUT_SHARE)

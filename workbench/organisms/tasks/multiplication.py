@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +15,7 @@ from workbench.organisms.organism import (
     Organism,
     Plan,
     Split,
+    falls_to_held_out,
     gpt2,
     greedy,
     next_word_batch,
@@ -221,4 +221,4 @@ def value_of(digits: np.ndarray) -> int:
 def held_out(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """bool [n]: which problems belong to the held-out part."""
     joined = np.concatenate([a, b], 1).astype(np.uint8)
-    return np.array([zlib.crc32(row.tobytes()) % HELD_OUT_SHARE == 0 for row in joined], dtype=bool)
+    return np.array([falls_to_held_out(row.tobytes(), HELD_OUT_SHARE) for row in joined], dtype=bool)

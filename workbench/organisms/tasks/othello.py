@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,7 +9,17 @@ import torch
 
 from workbench.datasets.promptset import PromptSet
 from workbench.datasets.records import Pair
-from workbench.organisms.organism import IGNORE, Batch, Goal, Known, Organism, Plan, Split, gpt2
+from workbench.organisms.organism import (
+    IGNORE,
+    Batch,
+    Goal,
+    Known,
+    Organism,
+    Plan,
+    Split,
+    falls_to_held_out,
+    gpt2,
+)
 from workbench.organisms.othello_rules import (
     Games,
     legal,
@@ -210,8 +219,8 @@ def board_labels(moves: list[str]) -> dict[str, list[list[str]]]:
 
 def held_out(moves: np.ndarray) -> np.ndarray:
     """bool [game]: which games belong to the held-out part."""
-    sums = [zlib.crc32(row.astype(np.int8).tobytes()) for row in moves]
-    return np.array([value % HELD_OUT_SHARE == 0 for value in sums], dtype=bool)
+    rows = moves.astype(np.int8)
+    return np.array([falls_to_held_out(row.tobytes(), HELD_OUT_SHARE) for row in rows], dtype=bool)
 
 
 def _take(games: Games, which: np.ndarray) -> Games:

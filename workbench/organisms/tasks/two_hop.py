@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +18,7 @@ from workbench.organisms.organism import (
     Organism,
     Plan,
     Split,
+    falls_to_held_out,
     llama,
     next_logits,
 )
@@ -72,7 +72,7 @@ class TwoHop(Organism):
             for e in range(N_ENTITIES)
             for r1 in range(N_RELATIONS)
             for r2 in range(N_RELATIONS)
-            if (zlib.crc32(f"{e},{r1},{r2}".encode()) % HELD_OUT_SHARE == 0) == (split == "held_out")
+            if falls_to_held_out(f"{e},{r1},{r2}".encode(), HELD_OUT_SHARE) == (split == "held_out")
         ]
         return np.array(rows)
 
