@@ -22,6 +22,7 @@ _NAMES = {
     "collect": "workbench.activations",
     "Activations": "workbench.activations",
     "collect_to": "workbench.collection.to_store",
+    "collect_with_ray": "workbench.collection.on_ray",
     "open_store": "workbench.store.reader",
     "Generation": "workbench.collection.generation",
     "LiveLoader": "workbench.collection.live",
@@ -65,6 +66,7 @@ __all__ = [
     "__version__",
     "collect",
     "collect_to",
+    "collect_with_ray",
     "datasets",
     "errors",
     "hooks",
@@ -100,6 +102,7 @@ if TYPE_CHECKING:
     from workbench.activations import Activations, collect
     from workbench.collection.generation import Generation
     from workbench.collection.live import LiveLoader
+    from workbench.collection.on_ray import collect_with_ray
     from workbench.collection.to_store import collect_to
     from workbench.directions import Direction
     from workbench.errors import WorkbenchError

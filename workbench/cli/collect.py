@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -20,6 +20,8 @@ from workbench.cli.common import (
 )
 
 app = new_app()
+
+Engine = Literal["local", "ray"]
 
 
 @app.command(
@@ -69,8 +71,22 @@ def collect(
         typer.Option("--fresh", help="Refuse a folder that holds a store, rather than going on with it."),
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="NaN or infinite values are an error.")] = False,
+    engine: Annotated[
+        Engine,
+        typer.Option(help="local: in this process. ray: several models at once, on one machine or many."),
+    ] = "local",
+    workers: Annotated[int, typer.Option(help="Of the engine ray: models at once.")] = 1,
+    cpus_per_worker: Annotated[float, typer.Option(help="Of the engine ray.")] = 1,
+    gpus_per_worker: Annotated[float, typer.Option(help="Of the engine ray.")] = 0,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Of a Ray cluster, auto for the one of this machine [default: one for this call]."),
+    ] = None,
     model: ModelOption = "smollm2-135m",
     device: DeviceOption = "auto",
+    device_map: Annotated[
+        str | None, typer.Option(help="Spread the model over several GPUs, for instance auto.")
+    ] = None,
     dtype: DtypeOption = "auto",
     json: JsonOption = False,
 ) -> None:
@@ -85,32 +101,48 @@ def collect(
     if out.suffix == ".safetensors":
         _into_one_file(data, out, chosen, wanted, limit, model, device, dtype, json)
         return
+    from workbench.collection.generation import Generation
+    from workbench.collection.to_store import collect_to
+
+    sizes = {"rows_per_shard": rows_per_shard, "tokens_per_batch": tokens_per_batch}
     options: dict[str, Any] = {
+        "sites": chosen,
+        "positions": wanted,
         "dtype": rows_dtype,
         "special": special,
         "context": context,
         "overlap": overlap,
         "pack": pack,
         "limit": limit,
-        "text_column": text_column,
         "strict": strict,
+        **{name: size for name, size in sizes.items() if size is not None},
     }
-    if rows_per_shard is not None:
-        options["rows_per_shard"] = rows_per_shard
-    if tokens_per_batch is not None:
-        options["tokens_per_batch"] = tokens_per_batch
-    began = time.monotonic()
-    from workbench.collection.generation import Generation
-    from workbench.collection.to_store import collect_to
-
-    how = None
     if generate is not None:
-        how = Generation(max_new_tokens=generate, temperature=temperature, seed=seed)
-    loaded = load_model(model, device=device, dtype=dtype)
+        options["generate"] = Generation(max_new_tokens=generate, temperature=temperature, seed=seed)
+    began = time.monotonic()
     with progress_bars(show=not json) as progress:
-        store = collect_to(
-            out, loaded, data, chosen, wanted, generate=how, resume=not fresh, progress=progress, **options
-        )
+        if engine == "ray":
+            from workbench.collection.on_ray import collect_with_ray
+
+            store = collect_with_ray(
+                out,
+                model,
+                data,
+                **options,
+                workers=workers,
+                cpus_per_worker=cpus_per_worker,
+                gpus_per_worker=gpus_per_worker,
+                address=address,
+                model_options={"device": device, "dtype": dtype, "device_map": device_map},
+                text_column=text_column,
+                resume=not fresh,
+                progress=progress,
+            )
+        else:
+            loaded = load_model(model, device=device, dtype=dtype, device_map=device_map)
+            store = collect_to(
+                out, loaded, data, **options, text_column=text_column, resume=not fresh, progress=progress
+            )
     facts = {
         "store": str(out),
         "rows": len(store),

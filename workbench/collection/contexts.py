@@ -21,6 +21,7 @@ from workbench.collection.encoding import Encoder
 from workbench.collection.items import Context, Item
 from workbench.errors import PromptError
 from workbench.model.language_model import LanguageModel
+from workbench.model.text_side import TextSide
 
 __all__ = ["contexts"]
 
@@ -29,7 +30,7 @@ _CHARACTERS_AT_ONCE = 2**20
 
 
 def contexts(
-    model: LanguageModel,
+    model: LanguageModel | TextSide,
     items: Iterable[Item],
     *,
     context: int | None = None,
@@ -110,7 +111,7 @@ def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
         yield chunk
 
 
-def _not_too_long(model: LanguageModel, whole: Context) -> Context:
+def _not_too_long(model: LanguageModel | TextSide, whole: Context) -> Context:
     if model.context_length and len(whole.ids) > model.context_length:
         raise PromptError(
             f"Prompt {whole.id!r} has {len(whole.ids)} tokens, but {model.name} reads at most {model.context_length}. "

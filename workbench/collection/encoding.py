@@ -18,6 +18,7 @@ from workbench.collection.items import Context, Item
 from workbench.collection.offsets import covered, spell
 from workbench.errors import PromptError
 from workbench.model.language_model import LanguageModel
+from workbench.model.text_side import TextSide
 
 __all__ = ["ANSWER", "Encoder"]
 
@@ -57,7 +58,9 @@ class Encoder:
         {'answer': (3,)}
     """
 
-    def __init__(self, model: LanguageModel, *, need_texts: bool = False, answers: bool = True) -> None:
+    def __init__(
+        self, model: LanguageModel | TextSide, *, need_texts: bool = False, answers: bool = True
+    ) -> None:
         self.model = model
         self.tokenizer = model.tokenizer
         self.need_texts = need_texts

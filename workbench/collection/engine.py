@@ -15,17 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.collection.batching import (
-    TOKENS_PER_BATCH,
-    WINDOW_BATCHES,
-    Window,
-    batches,
-    read_rows,
-    windows,
-    with_back_off,
-)
+from workbench.collection.batching import TOKENS_PER_BATCH, read_rows, with_back_off
 from workbench.collection.items import Context
 from workbench.collection.selection import Selection
+from workbench.collection.tasks import Drawn, Task, tasks
 from workbench.errors import DataError
 from workbench.model.language_model import LanguageModel
 from workbench.model.tokens import from_ids
@@ -49,29 +42,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch and its place in the work."""
+    """A task and what came of it."""
 
-    number: int
-    window: int
-    digest: str
-    skip: int
-    """Rows at its front that a store has already."""
+    task: Task
     part: Part
 
     def block(self) -> RowBlock:
         """The rows, once they have arrived on the host."""
         self.part.arrived()
         return self.part.rows
-
-
-@dataclass
-class Progressed:
-    """Counts of a run, for whoever watches."""
-
-    prompts: int = 0
-    tokens: int = 0
-    digest: str = ""
-    windows: int = 0
 
 
 @dataclass
@@ -93,69 +72,40 @@ class Engine:
     dtype: torch.dtype | None = None
     tokens_per_batch: int = TOKENS_PER_BATCH
     on_event: Event = lambda _event: None
-    done: Progressed = field(default_factory=Progressed)
+    drawn: Drawn = field(default_factory=Drawn)
+    n_tokens: int = 0
+    """Tokens that went through the model so far."""
     _streams: dict[torch.device, Any] = field(default_factory=dict, repr=False)
     """One copy stream a device."""
 
-    @property
-    def window_tokens(self) -> int:
-        """Tokens among which prompts of like length are looked for."""
-        return self.tokens_per_batch * WINDOW_BATCHES
-
     def run(self, contexts: Iterable[Context], start: Cursor | None = None) -> Iterator[Batch]:
-        """The batches from `start` on.
+        """The batches from `start` on (`workbench.collection.tasks.tasks`)."""
+        for task in tasks(contexts, self.tokens_per_batch, start, self.drawn):
+            yield Batch(task, self.compute(task))
 
-        Raises:
-            DataError: the prompts before `start` are not those the cursor was made with.
-        """
-        start = start or Cursor()
-        number = 0
-        for window in windows(contexts, self.window_tokens):
-            self.done.windows = window.number + 1
-            self.done.digest = window.digest
-            if window.number + 1 == start.window and window.digest != start.digest:
-                raise DataError(
-                    f"The data is not what the store was begun with: the first "
-                    f"{window.first + len(window.contexts)} prompts differ. Give the same data in the same "
-                    "order, or another folder."
-                )
-            plan = batches([len(c.ids) for c in window.contexts], self.tokens_per_batch)
-            for places in plan:
-                if number >= start.batch:
-                    part = self._compute(window, places, number)
-                    self.done.tokens += part.n_tokens
-                    skip = start.row if number == start.batch else 0
-                    yield Batch(number, window.number + 1, window.digest, skip, part)
-                number += 1
-            self.done.prompts = window.first + len(window.contexts)
-        if start.window > self.done.windows:
-            raise DataError(
-                f"The data ends after {self.done.prompts} prompts, but the store was begun with more: "
-                "give the same data."
-            )
-
-    def _compute(self, window: Window, places: list[int], number: int) -> Part:
+    def compute(self, task: Task) -> Part:
+        """The rows of one task; where memory runs out it is cut in two, as often as needed."""
         parts = with_back_off(
-            places,
-            lambda some: self._forward(window, some, number),
+            list(range(len(task.contexts))),
+            lambda some: self._forward(task, some),
             lambda n, error: self.on_event(
-                {"event": "back-off", "batch": number, "prompts": n, "error": str(error).splitlines()[0]}
+                {"event": "back-off", "batch": task.number, "prompts": n, "error": str(error).splitlines()[0]}
             ),
         )
-        return parts[0] if len(parts) == 1 else _joined(parts)
+        part = parts[0] if len(parts) == 1 else _joined(parts)
+        self.n_tokens += part.n_tokens
+        return part
 
-    def _forward(self, window: Window, places: list[int], number: int) -> Part:
-        del number  # a forward pass has nothing random
-        chosen = [window.contexts[i] for i in places]
-        numbers = [window.first + i for i in places]
+    def _forward(self, task: Task, places: list[int]) -> Part:
+        chosen = [task.contexts[i] for i in places]
+        numbers = [task.numbers[i] for i in places]
         picked = [self.selection.select(context) for context in chosen]
         wanted = [positions.tolist() for positions, _ in picked]
         values: Mapping[str, Tensor] = {}
         arrived: Callable[[], None] = _nothing
         if any(wanted):
             batch = from_ids(self.model, [c.ids for c in chosen], with_texts=False)
-            longest = max(len(c.ids) for c in window.contexts)
-            values, arrived = self._to_host(read_rows(self.model, batch, self.sites, wanted, longest))
+            values, arrived = self._to_host(read_rows(self.model, batch, self.sites, wanted, task.longest))
         each = list(zip(numbers, chosen, wanted, strict=True))
         rows = RowBlock(
             values=values,
@@ -221,3 +171,16 @@ def _joined(parts: list[Part]) -> Part:
 
 def _nothing() -> None:
     return None
+
+
+def refuse_not_finite(model: LanguageModel, block: RowBlock) -> None:
+    """An error where a row holds NaN or infinite values, naming the site and the first prompt."""
+    for site, rows in block.values.items():
+        bad = ~torch.isfinite(rows).flatten(1).all(1)
+        if bool(bad.any()):
+            first = int(block.prompt[int(torch.nonzero(bad)[0])])
+            raise DataError(
+                f"{int(bad.sum())} of {len(bad)} rows at {site!r} hold NaN or infinite values, the first in prompt "
+                f"{first}. {model.name} runs in {str(model.dtype).removeprefix('torch.')}: try dtype='float32'; "
+                "without `strict` such rows are stored and counted."
+            )

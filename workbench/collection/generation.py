@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.collection.batching import Window
 from workbench.collection.engine import Engine, Part
+from workbench.collection.tasks import Task
 from workbench.errors import DataError, PromptError
 from workbench.model.quiet import quiet_transformers
 from workbench.model.tokens import from_ids
@@ -54,9 +54,9 @@ class GenerationEngine(Engine):
 
     generation: Generation = field(default_factory=Generation)
 
-    def _forward(self, window: Window, places: list[int], number: int) -> Part:
+    def _forward(self, task: Task, places: list[int]) -> Part:
         how = self.generation
-        chosen = [window.contexts[i] for i in places]
+        chosen = [task.contexts[i] for i in places]
         limit = self.model.context_length
         for context in chosen:
             if limit and len(context.ids) + how.max_new_tokens + 1 > limit:
@@ -65,7 +65,7 @@ class GenerationEngine(Engine):
                     f"longer than the {limit} that {self.model.name} reads."
                 )
         part = from_ids(self.model, [c.ids for c in chosen], side="left", with_texts=False)
-        values, new = self._continue(part, number)
+        values, new = self._continue(part, task.number)
         rows, columns, prompt, position, token_id, phase, spans = [], [], [], [], [], [], []
         records = []
         width = part.ids.shape[1]
@@ -79,7 +79,7 @@ class GenerationEngine(Engine):
             for p, token, which, name in kept:
                 rows.append(row)
                 columns.append(width - n + p)
-                prompt.append(window.first + place)
+                prompt.append(task.numbers[place])
                 position.append(p)
                 token_id.append(token)
                 phase.append(which)
@@ -87,7 +87,7 @@ class GenerationEngine(Engine):
             if kept:
                 text = self.model.tokenizer.decode(said)
                 labels = {**context.labels, "generated": text}
-                records.append(PromptRecord(window.first + place, context.id, n + len(said), labels))
+                records.append(PromptRecord(task.numbers[place], context.id, n + len(said), labels))
         i, c = torch.tensor(rows, dtype=torch.long), torch.tensor(columns, dtype=torch.long)
         picked = {name: v[i.to(v.device), c.to(v.device)] for name, v in values.items()} if rows else {}
         host: dict[str, Tensor] = {}

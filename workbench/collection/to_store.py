@@ -7,7 +7,6 @@ the store is left as it is: the same call goes on.
 
 from __future__ import annotations
 
-import queue
 import signal
 import threading
 import time
@@ -16,27 +15,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from workbench.collection.batching import TOKENS_PER_BATCH, WINDOW_BATCHES
-from workbench.collection.contexts import contexts as make_contexts
-from workbench.collection.engine import Batch, Engine
-from workbench.collection.generation import Generation, GenerationEngine
-from workbench.collection.selection import Selection
+from workbench.collection.batching import TOKENS_PER_BATCH
+from workbench.collection.engine import Batch, Engine, refuse_not_finite
+from workbench.collection.generation import Generation
+from workbench.collection.items import Context
+from workbench.collection.request import ROWS_PER_SHARD, Request
 from workbench.collection.sources import open_source
-from workbench.errors import Cancelled, DataError
-from workbench.model.fingerprint import tokenizer_hash
+from workbench.collection.write_behind import write_behind
+from workbench.errors import Cancelled
 from workbench.model.language_model import LanguageModel
 from workbench.progress import Progress, Silent
-from workbench.sites.catalog import Site
-from workbench.store.manifest import Manifest, SiteRecord
 from workbench.store.reader import Store, open_store
-from workbench.store.rows import RowBlock
-from workbench.store.values import DTYPE
 from workbench.store.writer import StoreWriter
-
-ROWS_PER_SHARD = 32_768
-_WAITING = 2
 
 
 def collect_to(
@@ -98,143 +88,67 @@ def collect_to(
         >>> store["blocks.15.hook_resid_post"][:10].shape
         torch.Size([10, 576])
     """
-    progress = progress or Silent()
-    folder = Path(folder)
-    resolved = model.resolve(sites)
-    source = open_source(data, text_column=text_column, limit=limit)
-    selection = Selection.parse(positions, special=special)
-    stored = str(model.dtype).removeprefix("torch.") if dtype == "auto" else dtype
-    if stored not in DTYPE:
-        raise DataError(f"dtype {stored!r} cannot be stored: give {', '.join(DTYPE)}.")
-    settings = {
-        "positions": selection.describe(),
-        "context": context,
-        "overlap": overlap,
-        "pack": pack,
-        "limit": limit,
-        "tokens_per_batch": tokens_per_batch,
-        "window_tokens": tokens_per_batch * WINDOW_BATCHES,
-        "model_dtype": str(model.dtype).removeprefix("torch."),
-        "generate": generate.describe() if generate is not None else None,
-    }
-    shapes = site_shapes(model, resolved)
-    manifest = Manifest(
-        sites=tuple(SiteRecord(s.name, shapes[s.name], stored) for s in resolved),
+    request = Request(
+        sites=sites,
+        positions=positions,
+        dtype=dtype,
+        special=special,
+        context=context,
+        overlap=overlap,
+        pack=pack,
+        generate=generate,
+        limit=limit,
         rows_per_shard=rows_per_shard,
-        model=model.name,
-        model_fingerprint=model.fingerprint,
-        tokenizer_hash=tokenizer_hash(model.tokenizer),
-        settings=settings,
+        tokens_per_batch=tokens_per_batch,
+        strict=strict,
     )
-    with StoreWriter.open(folder, manifest, resume=resume) as writer:
+    folder, progress = Path(folder), progress or Silent()
+    source = open_source(data, text_column=text_column, limit=limit)
+    with StoreWriter.open(folder, request.manifest(model), resume=resume) as writer:
         if writer.complete:
             return open_store(folder)
-        stream = make_contexts(
-            model,
-            source,
-            context=context,
-            overlap=overlap,
-            pack=pack,
-            need_texts=selection.needs_texts,
-            answers=generate is None,
-        )
-        options: dict[str, Any] = {
-            "model": model,
-            "sites": resolved,
-            "selection": selection,
-            "dtype": DTYPE[stored],
-            "tokens_per_batch": tokens_per_batch,
-            "on_event": writer.log,
-        }
         resumed = writer.n_rows > 0
-        engine = Engine(**options) if generate is None else GenerationEngine(**options, generation=generate)
-        _run(engine, stream, writer, progress, source.length, strict)
-        if generate is None or generate.prompt_rows:
-            selection.check_used(resumed=resumed)
-        writer.finish(engine.done.prompts, engine.done.digest)
+        engine = request.engine(model, writer.log)
+        _run(engine, request.contexts(model, source), writer, progress, source.length, strict=strict)
+        if request.selects_prompts:
+            request.selection.check_used(resumed=resumed)
+        writer.finish(engine.drawn.prompts, engine.drawn.digest)
     return open_store(folder)
-
-
-def site_shapes(model: LanguageModel, sites: list[Site]) -> dict[str, tuple[int, ...]]:
-    """Shape of one row at each site, found by reading one token at all of them."""
-    for site in sites:
-        if site.where == "pattern":
-            raise DataError(
-                f"{site.name!r} has rows as long as their prompt, which do not make a table: collect it in memory "
-                "with `wb.collect`, or store q and k."
-            )
-    ids = [model.tokenizer.bos_token_id or 0] if model.tokenizer is not None else [0]
-    names = [site.name for site in sites]
-    with model.hooks(read=names, stop=True) as session:
-        model.forward(model.batch([ids]))
-    return {name: tuple(session[name].shape[2:]) for name in names}
 
 
 def _run(
     engine: Engine,
-    stream: Any,
+    stream: Iterable[Context],
     writer: StoreWriter,
     progress: Progress,
     length: int | None,
+    *,
     strict: bool,
 ) -> None:
     """Compute here, write in a second thread; an error on either side ends both."""
     if writer.n_rows:
         writer.log({"event": "resumed", "rows": writer.n_rows, "batch": writer.cursor.batch})
     progress.stage("collect", length or 0)
-    waiting: queue.Queue[Batch | None] = queue.Queue(maxsize=_WAITING)
-    failure: list[BaseException] = []
 
-    def write() -> None:
-        while (batch := waiting.get()) is not None:
-            if failure:
-                continue  # drain, so that the computing side is never stuck
-            try:
-                block = batch.block()
-                if strict:
-                    _refuse_not_finite(engine.model, block)
-                writer.append(
-                    block, batch=batch.number, window=batch.window, digest=batch.digest, skip=batch.skip
-                )
-            except BaseException as error:  # noqa: BLE001 - carried to the computing side
-                failure.append(error)
+    def write(batch: Batch) -> None:
+        block, task = batch.block(), batch.task
+        if strict:
+            refuse_not_finite(engine.model, block)
+        writer.append(block, batch=task.number, window=task.window, digest=task.digest, skip=task.skip)
 
-    thread = threading.Thread(target=write, name="store-writer", daemon=True)
-    thread.start()
-    began, seen = time.monotonic(), writer.cursor.prompts
-    progress.advance(seen)
-    try:
-        with _interrupt() as interrupted:
-            for batch in engine.run(stream, writer.cursor):
-                waiting.put(batch)
-                if failure:
-                    break
-                progress.advance(len(batch.part.rows.prompts))
-                if interrupted:
-                    raise Cancelled("Stopped after a whole batch; the same command goes on from there.")
-    finally:
-        waiting.put(None)
-        thread.join()
-    if failure:
-        raise failure[0]
+    began = time.monotonic()
+    progress.advance(writer.cursor.prompts)
+    with interruptible() as interrupted:
+        for batch in write_behind(engine.run(stream, writer.cursor), write):
+            progress.advance(len(batch.part.rows.prompts))
+            if interrupted:
+                raise Cancelled("Stopped after a whole batch; the same command goes on from there.")
     seconds = time.monotonic() - began
-    writer.log({"event": "collected", "tokens": engine.done.tokens, "seconds": round(seconds, 3)})
-
-
-def _refuse_not_finite(model: LanguageModel, block: RowBlock) -> None:
-    for site, rows in block.values.items():
-        bad = ~torch.isfinite(rows).flatten(1).all(1)
-        if bool(bad.any()):
-            first = int(block.prompt[int(torch.nonzero(bad)[0])])
-            raise DataError(
-                f"{int(bad.sum())} of {len(bad)} rows at {site!r} hold NaN or infinite values, the first in prompt "
-                f"{first}. {model.name} runs in {str(model.dtype).removeprefix('torch.')}: try dtype='float32'; "
-                "without `strict` such rows are stored and counted."
-            )
+    writer.log({"event": "collected", "tokens": engine.n_tokens, "seconds": round(seconds, 3)})
 
 
 @contextmanager
-def _interrupt() -> Iterator[list[int]]:
+def interruptible() -> Iterator[list[int]]:
     """Ctrl-C is noted, and acted upon between two batches; a second one interrupts at once."""
     noted: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -8,6 +8,7 @@
         shards/00000.json        written last: rows, checksums, cursor. A shard without it does not exist.
         lock                     held by the one writer
         log.jsonl                what happened (back-off, resumes), with times; not part of the data
+        parts/                   shards that several workers are writing (`parts.py`); gone once they are moved in
 
 Everything but `log.jsonl` and `lock` is a function of model, data and settings: a store that was interrupted and
 resumed ends with the same bytes as one that was not.
@@ -27,6 +28,7 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 LOG = "log.jsonl"
 LOCK = "lock"
+PARTS = "parts"
 DTYPES = ("float32", "bfloat16", "float16")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from workbench.errors import DataError
 from workbench.progress import Silent
-from workbench.store.manifest import DTYPES, LOCK, LOG, MANIFEST, Manifest, shard_files
+from workbench.store.manifest import DTYPES, LOCK, LOG, MANIFEST, PARTS, Manifest, shard_files
 from workbench.store.records import SHARD_FILE
 
 FOLDERS = ("shards", "index", "prompts")
@@ -56,7 +56,7 @@ def refuse_existing(folder: Path, *, resume: bool) -> None:
         )
     if (folder / MANIFEST).exists() or not folder.is_dir():
         return
-    ours = {LOCK, LOG, *FOLDERS}
+    ours = {LOCK, LOG, PARTS, *FOLDERS}
     foreign = [p.name for p in folder.iterdir() if p.name not in ours and not _is_scratch(p)]
     if foreign:
         raise DataError(
@@ -107,8 +107,10 @@ def other_data(folder: Path, here: str, there: str) -> DataError:
     )
 
 
-def remove_leftovers(folder: Path, finished: int) -> None:
-    """Remove what writers that were killed left: files of the unfinished shard, scratch folders."""
+def remove_leftovers(folder: Path, finished: int, *, keep_parts: bool = False) -> None:
+    """Remove what writers that were killed left: files of the unfinished shard, scratch folders, parts."""
+    if not keep_parts:
+        shutil.rmtree(folder / PARTS, ignore_errors=True)
     keep = {name for number in range(finished) for name in shard_files(number).values()}
     inside = [path for name in FOLDERS for path in (folder / name).glob("*")]
     for path in [*folder.glob(f".{MANIFEST}.tmp-*"), *inside]:

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -18,12 +19,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from workbench.errors import DataError, WorkbenchError
 from workbench.files import cannot_write, locked
 from workbench.store.buffer import ShardBuffer, check_block, flush_folder
-from workbench.store.manifest import LOCK, LOG, MANIFEST, Cursor, Manifest, ShardRecord
+from workbench.store.cutting import ShardCutter, beginnings
+from workbench.store.manifest import LOCK, LOG, MANIFEST, PARTS, Cursor, Manifest, ShardRecord, shard_files
 from workbench.store.opening import (
     FOLDERS,
     RefuseToWait,
@@ -33,8 +33,9 @@ from workbench.store.opening import (
     refuse_existing,
     remove_leftovers,
 )
+from workbench.store.parts import Part
 from workbench.store.records import check_files, read_records
-from workbench.store.rows import PromptRecord, RowBlock
+from workbench.store.rows import RowBlock
 
 
 class StoreWriter:
@@ -60,24 +61,24 @@ class StoreWriter:
         """Use `StoreWriter.open`."""
         self.folder, self.manifest, self.records = folder, manifest, records
         self._lock = lock
-        self._buffer = ShardBuffer(manifest)
+        self._cutter = ShardCutter(manifest, self.cursor, self._publish)
         self._resumed = bool(records)
-        self._at = self.cursor
-        self._prompts = self.cursor.prompts
-        self._last_prompt: int | None = None
         self._unusable = ""
         self._not_finite: dict[str, int] = {}
         for record in records:
             self._count_not_finite(record)
 
     @classmethod
-    def open(cls, folder: Path | str, manifest: Manifest, *, resume: bool = True) -> StoreWriter:
+    def open(
+        cls, folder: Path | str, manifest: Manifest, *, resume: bool = True, keep_parts: bool = False
+    ) -> StoreWriter:
         """Begin a store, or go on with one.
 
         Args:
             folder: a new or empty folder, or a store that was begun with the same manifest.
             manifest: what the store is to hold and what makes it (counts and data set are not compared).
             resume: whether an existing store may be gone on with.
+            keep_parts: leave what other workers wrote beside the store (`workbench.store.parts`).
 
         Raises:
             DataError: another writer is at work there; the store there was made by something else (named, with
@@ -101,7 +102,7 @@ class StoreWriter:
                     manifest = existing
                 else:
                     records = ()
-                remove_leftovers(folder, len(records))
+                remove_leftovers(folder, len(records), keep_parts=keep_parts)
                 for name in FOLDERS:
                     (folder / name).mkdir(exist_ok=True)
                 if not (folder / MANIFEST).exists():
@@ -142,7 +143,7 @@ class StoreWriter:
     @property
     def not_finite(self) -> dict[str, int]:
         """Site -> rows with NaN or infinite values, of the whole store and of rows not yet in a shard."""
-        counts = (self._not_finite, self._buffer.not_finite)
+        counts = (self._not_finite, self._cutter.not_finite)
         return {s.name: n for s in self.manifest.sites if (n := sum(c.get(s.name, 0) for c in counts))}
 
     def append(self, block: RowBlock, *, batch: int, window: int, digest: str, skip: int = 0) -> None:
@@ -169,22 +170,50 @@ class StoreWriter:
                 f"{str(self.folder)!r} is complete: collect more into another folder and merge them."
             )
         check_block(self.manifest, block)
-        starts, begins = _beginnings(block, skip, self._last_prompt)
+        begins = beginnings(block, skip, self._cutter.last_prompt)
         with self._busy():
             self._refuse_gap(batch, window, digest, skip, len(block))
             if len(block) > skip:
                 self._refuse_after_the_end()
-                self._last_prompt = int(block.prompt[-1])
-            self._at = Cursor(batch, skip, window, digest, self._prompts)
-            done = skip
-            while done < len(block):
-                end = done + min(self._buffer.room, len(block) - done)
-                here = slice(*np.searchsorted(starts, [done, end]))
-                self._buffer.add(block, done, end, begins[here])
-                done, self._prompts = end, self._prompts + len(begins[here])
-                self._at = Cursor(batch, done, window, digest, self._prompts)
-                if not self._buffer.room:
-                    self._publish()
+            self._cutter.add(block, begins, Cursor(batch, skip, window, digest))
+
+    def confirm(self, at: Cursor, batch: int, rows: int, window: int, digest: str) -> None:
+        """On a resume without `append`: the data have the batch that the shards up to `at` ended in, of `rows` rows.
+
+        Raises:
+            DataError: the data are not those the store was begun with.
+        """
+        self._refuse_other(at, batch, at.row, window, digest, rows)
+
+    def adopt(self, part: Part) -> None:
+        """Move the shards of a finished part in, which go on where the store ends.
+
+        Raises:
+            DataError: they do not go on there, or are damaged.
+            WorkbenchError: the system refuses to move them.
+        """
+        with self._busy():
+            for record in part.records():
+                self._refuse_after_the_end()
+                at, here = record.cursor, self.cursor
+                if (record.number, record.first_row) != (len(self.records), self.n_rows) or (
+                    (at.batch, at.row) <= (here.batch, here.row) and self.records
+                ):
+                    raise DataError(
+                        f"Shard {record.number}, which begins at row {record.first_row}, does not go on where "
+                        f"{str(self.folder)!r} ends: with {len(self.records)} shards of {self.n_rows} rows."
+                    )
+                check_files(part.folder, self.manifest, record)
+                for name in record.sha256:
+                    (part.folder / name).replace(self.folder / name)
+                for name in FOLDERS:
+                    flush_folder(self.folder / name)
+                entry = shard_files(record.number)["record"]
+                (part.folder / entry).replace(self.folder / entry)
+                flush_folder((self.folder / entry).parent)
+                self._count_not_finite(record)
+                self.records = (*self.records, record)
+        shutil.rmtree(part.folder, ignore_errors=True)
 
     def finish(self, n_prompts: int, dataset_fingerprint: str) -> Manifest:
         """Write the rows that are left as a last, short shard and call the store complete.
@@ -207,14 +236,13 @@ class StoreWriter:
                 )
             return self.manifest
         with self._busy():
-            if self._resumed or n_prompts < self._prompts:
+            if self._resumed or n_prompts < self._cutter.prompts:
                 raise other_data(
                     self.folder,
                     f"{n_prompts} prompts, no batch {self.cursor.batch}",
                     f"{self.cursor.prompts} prompts with rows, up to batch {self.cursor.batch}",
                 )
-            if self._buffer.rows:
-                self._publish()
+            self._cutter.rest()
             manifest = replace(
                 self.manifest,
                 n_rows=self.n_rows,
@@ -222,6 +250,7 @@ class StoreWriter:
                 dataset_fingerprint=dataset_fingerprint,
             )
             manifest.write(self.folder)
+            shutil.rmtree(self.folder / PARTS, ignore_errors=True)
             self.manifest = manifest
         return manifest
 
@@ -250,8 +279,8 @@ class StoreWriter:
             raise WorkbenchError(self._unusable) from error
         self._unusable = ""
 
-    def _publish(self) -> None:
-        record = self._buffer.publish(self.folder, len(self.records), self.n_rows, self._at)
+    def _publish(self, buffer: ShardBuffer, at: Cursor) -> None:
+        record = buffer.publish(self.folder, len(self.records), self.n_rows, at)
         self._count_not_finite(record)
         self.records = (*self.records, record)
 
@@ -261,11 +290,15 @@ class StoreWriter:
 
     def _refuse_gap(self, batch: int, window: int, digest: str, skip: int, n_rows: int) -> None:
         """On a resume the first batch is the cursor's, of the same data; after that batches follow each other."""
-        at, here = self._at, str(self.folder)
+        at, here = self._cutter.at, str(self.folder)
         if not self._resumed:
             if skip or (batch <= at.batch and at != Cursor()):
                 raise DataError(f"Batch {batch} (skip {skip}) does not follow batch {at.batch} in {here!r}.")
             return
+        self._refuse_other(at, batch, skip, window, digest, n_rows)
+
+    def _refuse_other(self, at: Cursor, batch: int, skip: int, window: int, digest: str, n_rows: int) -> None:
+        here = str(self.folder)
         if (batch, skip) != (at.batch, at.row) or skip > n_rows:
             raise DataError(
                 f"{here!r} goes on with batch {at.batch} of which {at.row} rows are stored; given was batch {batch} "
@@ -283,21 +316,3 @@ class StoreWriter:
                 f"{str(self.folder)!r} was at its end with {self.n_rows} rows, and now there are more: the data set "
                 "has grown. Give the same data, or collect into another folder."
             )
-
-
-def _beginnings(block: RowBlock, skip: int, last: int | None) -> tuple[np.ndarray, list[PromptRecord]]:
-    """Rows from `skip` on at which a prompt begins, and their records; `last` is the prompt before the block."""
-    if not len(block):
-        return np.empty(0, np.int64), []
-    all_starts = np.flatnonzero(np.diff(block.prompt, prepend=block.prompt[0] - 1))
-    numbers = block.prompt[all_starts].tolist()
-    by_number = {record.number: record for record in block.prompts}
-    if len(set(numbers)) != len(numbers) or len(by_number) != len(block.prompts):
-        raise DataError("The rows of a prompt do not lie next to each other, or a prompt is given twice.")
-    if set(numbers) != set(by_number):
-        odd = sorted(set(numbers) ^ set(by_number))
-        raise DataError(f"The block has rows or records, but not both, of prompts {odd[:10]}.")
-    starts = all_starts[all_starts >= skip]
-    if last is not None and len(starts) and starts[0] == 0 and numbers[0] == last:
-        starts = starts[1:]
-    return starts, [by_number[int(n)] for n in block.prompt[starts]]
