@@ -6,15 +6,14 @@ positions. In one process, in turn, for each size of batch:
 
 a. limit: the bare forward, ended after the last block needed, on padded batches that lie on the device beforehand
    (for orientation also without the attention mask);
-b. ours to disk (`wb.collect_to`), which flushes every shard to the disk and checksums it;
-c. ours in memory (`wb.collect`), rows on the host at the end;
+b. ours to disk (`wb.collect_to`), which checksums every shard and flushes it to the disk;
+c. ours in memory (`wb.collect`);
 d. TransformerBridge: `run_with_cache(names_filter=..., stop_at_layer=...)` and a safetensors file a batch, not flushed;
 e. nnsight, where it is installed: a trace that stops at the last block, saved likewise.
 
-All sides work on the same batches, those of the engine. The peers get them padded on the right without a mask, which
-changes no real token of a causal model and leaves them the fast attention kernels; padding is left out of what they
-save. First the values are checked: rows of the store against transformers' hidden states of the prompt run alone, and
-each peer's rows of the first batch against the store's.
+All sides work on the engine's batches. The peers get them without a mask: padding on the right changes no real token
+of a causal model, and attention is faster so. They save no padding. First the values are checked: rows of the store
+against transformers' hidden states of the prompt run alone, each peer's rows of one batch against the store's.
 
 Goals, at the size of batch at which the limit is fastest: `gpu_disk_over_limit` (tokens/s of b over a) >= 0.9 and
 `gpu_disk_over_best_peer` >= 1.5. Without CUDA it ends with code 3. `--device cpu --tiny 1` tries it out on a CPU.
@@ -68,8 +67,7 @@ def run(
     """All sides at each size of batch.
 
     Args:
-        device: `cuda`, or `cpu` to try it out.
-        d_model, n_layers, n_heads, n_kv_heads, d_mlp, vocab: of the Llama.
+        device, d_model, n_layers, n_heads, n_kv_heads, d_mlp, vocab: of the Llama.
         tokens: of all prompts, about. 400,000 are 5 GB of rows, three times on the disk (ours and two peers).
         tokens_per_batch: sizes of batch, padding included.
         repeats: timed rounds, after one that is not.
@@ -140,7 +138,7 @@ def _model(device: str, **shape: int) -> wb.LanguageModel:
 
 
 def _tokenizer(vocab: int) -> Any:
-    """A word for every id. `wb.collect` looks up the text of each token, so it needs one."""
+    """A word for every id: `wb.collect` looks up the text of each token."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
@@ -190,7 +188,7 @@ class _Bench:
             OURS: lambda: self._to_disk(size),
             "ours in memory": partial(wb.collect, *given, tokens_per_batch=size),
             **{name: partial(self._saved, name, on_device) for name in self.peers},
-            "": self._clean,
+            "": self._clean,  # in no side's time
         }
         timing = alternate({name: _synchronised(side) for name, side in sides.items()}, repeats=repeats)
         n_tokens, padded = sum(map(len, self.prompts)), sum(b.ids.numel() for b in on_device)
@@ -237,7 +235,6 @@ class _Bench:
             save_file(rows, self.folder / peer / f"{number:05d}.safetensors")
 
     def _clean(self) -> None:
-        """Once a round, so that no side's time has it in it."""
         for written in self.folder.iterdir():
             shutil.rmtree(written)
 
@@ -288,8 +285,7 @@ class _Bench:
             stored = {site: torch.cat([store[site][store.rows(prompt=i)] for i in places]) for site in rows}
             found[f"{name}, from ours, first batch"] = max(_apart(stored[s], rows[s]) for s in rows)
         for what, value in found.items():
-            if not value < 0.05:
-                raise AssertionError(f"{what}: relative difference {value:.1e}")
+            assert value < 0.05, f"{what}: relative difference {value:.1e}"
             row = {"side": what, "tokens_per_batch": size, "relative difference": f"{value:.1e}"}
             self.report.rows.append(row)
         self._clean()

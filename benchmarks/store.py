@@ -59,8 +59,7 @@ from workbench.store.values import DTYPE
 SITE = "blocks.15.hook_resid_post"
 BATCH = 4096
 BUFFER_BYTES = 256 << 20  # of ours; the loader's default
-CONTEXT, CONTEXTS_AT_ONCE, BATCHES_IN_BUFFER = 256, 16, 64
-"""sae-lens: tokens of a context, contexts it reads at once, and its buffer in contexts (`n_batches_in_buffer`)."""
+CONTEXT, CONTEXTS_AT_ONCE = 256, 16  # sae-lens: tokens of a context, contexts it reads at once
 NEAR = 64  # rows of the source that count as close together
 LATER = 4  # later epochs timed at once, but for sae-lens
 _DIGITS = 4
@@ -68,13 +67,14 @@ _DIGITS = 4
 Begin = Callable[[], Iterator[Tensor]]
 
 
-def run(rows: int = 307_200, width: int = 576, repeats: int = 3) -> Report:
+def run(rows: int = 307_200, width: int = 576, repeats: int = 3, saelens_buffer: int = 64) -> Report:
     """All sides at float32, then ours and the raw gather at bfloat16.
 
     Args:
-        rows: rows of the source, rounded down to whole batches (at least 16 of them).
+        rows: rows of the source, rounded down to whole batches (at least 16); by default three of our buffers.
         width: values of a row; 576 is smollm2-135m's residual stream.
         repeats: timed rounds, after one that is not.
+        saelens_buffer: `n_batches_in_buffer`, its mixing buffer in contexts.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
     rows = max(rows // BATCH, 16) * BATCH
@@ -85,7 +85,7 @@ def run(rows: int = 307_200, width: int = 576, repeats: int = 3) -> Report:
             "width": width,
             "batch": BATCH,
             "our buffer": f"{BUFFER_BYTES >> 20} MiB",
-            "sae-lens' buffer": f"{BATCHES_IN_BUFFER * CONTEXT} rows",
+            "sae-lens' buffer": f"{saelens_buffer * CONTEXT} rows",
             "repeats": repeats,
         }
     )
@@ -93,7 +93,7 @@ def run(rows: int = 307_200, width: int = 576, repeats: int = 3) -> Report:
         with tempfile.TemporaryDirectory(prefix="store-") as folder:
             source = Source(Path(folder), rows, width, stored)
             source.write(with_saelens=stored == "float32")
-            _compare(source, DTYPE[served], repeats, report)
+            _compare(source, DTYPE[served], repeats, saelens_buffer, report)
     report.rows.append({"side": "sae-lens", "stored": "bfloat16", "note": "Arrow has no bfloat16: not run"})
     return report
 
@@ -228,7 +228,7 @@ class _Stream:
         self.cpu[which].append((time.process_time() - started) / epochs)
 
 
-def _compare(source: Source, dtype: torch.dtype, repeats: int, report: Report) -> None:
+def _compare(source: Source, dtype: torch.dtype, repeats: int, saelens_buffer: int, report: Report) -> None:
     n = source.rows // BATCH
     begin: dict[str, Begin] = {
         "raw, numpy": lambda: _raw(source, dtype, by_torch=False),
@@ -238,7 +238,7 @@ def _compare(source: Source, dtype: torch.dtype, repeats: int, report: Report) -
     }
     mixed = {name: begin[name] for name in ("raw, numpy", "ours")}
     if source.dtype == "float32":
-        begin["sae-lens"] = mixed["sae-lens"] = lambda: _saelens(source, BATCHES_IN_BUFFER)
+        begin["sae-lens"] = mixed["sae-lens"] = lambda: _saelens(source, saelens_buffer)
         mixed["sae-lens, smallest buffer"] = lambda: _saelens(source, BATCH // CONTEXT)
         large = min(BUFFER_BYTES // (source.width * 4), source.rows // 2) // CONTEXT
         mixed["sae-lens, buffer as ours"] = lambda: _saelens(source, large)
@@ -297,4 +297,4 @@ def _numbers(batch: Tensor, mapped: Tensor) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(run, __doc__ or "", rows=307_200, width=576, repeats=3)
+    main(run, __doc__ or "", rows=307_200, width=576, repeats=3, saelens_buffer=64)

@@ -82,12 +82,14 @@ class LiveLoader:
         self._buffer_rows = buffer_rows
         self._rows = self._read()
         self._buffer: Tensor | None = None
+        self._exhausted = False
 
     def __iter__(self) -> Iterator[Tensor]:
         return self
 
     def __next__(self) -> Tensor:
-        if self._buffer is None or len(self._buffer) <= max(self.batch_size - 1, self._buffer_rows // 2):
+        low = self._buffer is None or len(self._buffer) <= max(self.batch_size - 1, self._buffer_rows // 2)
+        if low and not self._exhausted:
             self._fill()
         assert self._buffer is not None
         if len(self._buffer) < self.batch_size:
@@ -102,6 +104,7 @@ class LiveLoader:
         while size < self._buffer_rows:
             rows = next(self._rows, None)
             if rows is None:
+                self._exhausted = True
                 break
             parts.append(rows)
             size += len(rows)

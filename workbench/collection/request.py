@@ -16,7 +16,6 @@ from workbench.collection.generation import Generation, GenerationEngine
 from workbench.collection.items import Context, Item
 from workbench.collection.selection import Selection
 from workbench.errors import DataError
-from workbench.model.fingerprint import tokenizer_hash
 from workbench.model.language_model import LanguageModel
 from workbench.model.text_side import TextSide
 from workbench.sites.catalog import Site
@@ -77,7 +76,7 @@ class Request:
             rows_per_shard=self.rows_per_shard,
             model=model.name,
             model_fingerprint=model.fingerprint,
-            tokenizer_hash=tokenizer_hash(model.tokenizer),
+            tokenizer_hash=model.tokenizer_hash,
             settings=settings,
         )
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from workbench.errors import MetricError, ModelError
 from workbench.hooks.session import EditFunction, HookSession
 from workbench.model import tokens
-from workbench.model.fingerprint import fingerprint
+from workbench.model.fingerprint import fingerprint, tokenizer_hash
 from workbench.model.tokens import Prompt, TokenBatch
 from workbench.sites.catalog import Catalog, Site
 from workbench.sites.namemap import name_map
@@ -85,6 +85,11 @@ class LanguageModel:
     def fingerprint(self) -> str:
         """32 hex digits that identify architecture and weights (see `workbench.model.fingerprint`)."""
         return fingerprint(self.hf)
+
+    @cached_property
+    def tokenizer_hash(self) -> str:
+        """32 hex digits over everything that decides how text becomes token ids; `"none"` without a tokenizer."""
+        return tokenizer_hash(self.tokenizer)
 
     # -- sites -----------------------------------------------------------------------------------------
 
