@@ -119,3 +119,16 @@ def test_a_cancel_stops_after_the_batch_and_removes_hooks(llama):
 
 def test_a_one_prompt_batch_has_no_mask_so_kernels_stay_fast(llama):
     assert set(from_ids(llama, ROWS[:1]).inputs()) == {"input_ids"}
+
+
+def test_a_model_without_a_tokenizer_reads_token_ids(llama, tmp_path):
+    bare = wb.load_model((llama.hf, None))
+    ids = [[3, 5, 7], [2, 9, 4, 6]]
+    site = "blocks.1.hook_resid_post"
+    acts = wb.collect(bare, ids, site, "all")
+    assert acts.token == ("3", "5", "7", "2", "9", "4", "6")
+    assert torch.equal(acts.rows(site), wb.collect(llama, ids, site, "all").rows(site))
+    store = wb.collect_to(tmp_path / "s", bare, ids, site)
+    assert store.index.token_id.tolist() == [3, 5, 7, 2, 9, 4, 6] and store.manifest.tokenizer_hash == "none"
+    with pytest.raises(wb.errors.PromptError, match="has no tokenizer"):
+        wb.collect(bare, ["some text"], site)

@@ -90,8 +90,13 @@ def read_rows(
         longest: keys that an attention pattern's rows are padded to with zeros.
     """
     whole = not part.padded and all(len(w) == n for w, n in zip(wanted, part.lengths, strict=True))
-    rows = torch.tensor([i for i, w in enumerate(wanted) for _ in w], device=model.device)
-    columns = torch.tensor([c for i, w in enumerate(wanted) for c in part.columns(i, w)], device=model.device)
+    counts = [len(w) for w in wanted]
+    offsets = part.ids.shape[1] - np.array(part.lengths) if part.side == "left" else np.zeros(len(counts), int)
+    at = [np.repeat(np.arange(len(counts)), counts)]
+    at += [np.concatenate([np.asarray(w, dtype=np.int64) for w in wanted]) + np.repeat(offsets, counts)]
+    pinned = model.device.type == "cuda"  # from there the copy does not wait for the batch before
+    places = [torch.from_numpy(a).pin_memory() if pinned else torch.from_numpy(a) for a in at]
+    rows, columns = (place.to(model.device, non_blocking=True) for place in places)
 
     def gather(value: Tensor, site: Site) -> Tensor:
         if site.where == "pattern":  # [batch, head, query, key] -> rows of queries

@@ -18,6 +18,7 @@ from workbench.collection.selection import Selection
 from workbench.errors import DataError
 from workbench.model.language_model import LanguageModel
 from workbench.model.text_side import TextSide
+from workbench.model.tokens import from_ids
 from workbench.sites.catalog import Site
 from workbench.store.manifest import Manifest, SiteRecord
 from workbench.store.values import DTYPE
@@ -123,5 +124,5 @@ def site_shapes(model: LanguageModel, sites: list[Site]) -> dict[str, tuple[int,
     ids = [model.tokenizer.bos_token_id or 0] if model.tokenizer is not None else [0]
     names = [site.name for site in sites]
     with model.hooks(read=names, stop=True) as session:
-        model.forward(model.batch([ids]))
+        model.forward(from_ids(model, [ids], with_texts=False))
     return {name: tuple(session[name].shape[2:]) for name in names}

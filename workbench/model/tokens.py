@@ -117,6 +117,8 @@ def encode(model: LanguageModel, prompt: Prompt, *, name: str = "The prompt") ->
     if isinstance(prompt, str):
         if not prompt:
             raise PromptError(f"{name} is empty: give at least one token of text.")
+        if tokenizer is None:
+            raise PromptError(f"{name} is text, but {model.name} has no tokenizer: give token ids.")
         if unknown := _unknown_words(tokenizer, prompt):
             raise PromptError(
                 f"{name} has the word {unknown[0]!r}, which {model.name} does not know."
@@ -137,7 +139,7 @@ def encode(model: LanguageModel, prompt: Prompt, *, name: str = "The prompt") ->
             f"{name} is {'empty' if not prompt else f'a {type(prompt).__name__}'}: give a text, a list of "
             "token ids, or a list of messages with 'role' and 'content'."
         )
-    bos = tokenizer.bos_token_id
+    bos = tokenizer.bos_token_id if tokenizer is not None else None
     while bos is not None and len(ids) > 1 and ids[0] == ids[1] == bos and not _is_ids(prompt):
         ids = ids[1:]
     if not ids:
@@ -226,8 +228,14 @@ def from_ids(
         at = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
         ids[i, at] = torch.tensor(row)
         mask[i, at] = 1
-    known = with_texts and model.tokenizer is not None
-    texts = tuple(token_texts(model.tokenizer, row) for row in rows) if known else ()
+    texts: tuple[tuple[str, ...], ...] = ()
+    if with_texts:
+        different = sorted({i for row in rows for i in row})  # a text has far fewer different tokens than tokens
+        if model.tokenizer is None:
+            spelt = {i: str(i) for i in different}
+        else:
+            spelt = dict(zip(different, token_texts(model.tokenizer, different), strict=True))
+        texts = tuple(tuple(spelt[i] for i in row) for row in rows)
     return TokenBatch(
         ids.to(model.device), mask.to(model.device), tuple(len(row) for row in rows), side, texts
     )

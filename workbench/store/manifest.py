@@ -68,7 +68,7 @@ class ShardRecord:
     first_row: int
     """Rows in the shards before it."""
     sha256: Mapping[str, str]
-    """File, relative to the store -> checksum of its bytes."""
+    """File, relative to the store -> SHA-256 of its bytes; of the values' file, of its header (`values.py`)."""
     cursor: Cursor
     not_finite: Mapping[str, int] = field(default_factory=dict)
     """Site -> rows with NaN or infinite values; sites without any are left out."""

@@ -5,8 +5,9 @@
     data       site by site, each [row, ...] in row-major order, wide dtypes first so that all stay aligned
 
 The header's `__metadata__` holds, per site, the xxh3-64 of every `BLOCK_ROWS` rows (16 hexadecimal digits each,
-one after the other). So a reader checks exactly the rows it touches, at memory speed, while the SHA-256 of the whole
-file (in the shard's record) is what `verify` compares. Given sites and rows, length and layout are known beforehand.
+one after the other). So a reader checks exactly the rows it touches, at memory speed. The shard's record has the
+SHA-256 of the header, and with it of all these checks; `verify` goes through both. (The SHA-256 of all bytes would cost
+the writer more than everything else it does together.) Given sites and rows, length and layout are known beforehand.
 """
 
 from __future__ import annotations
@@ -35,7 +36,6 @@ DTYPE = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.
 _SAFETENSORS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _DIGITS = 16
 _ALIGNED = 64
-_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def values_size(sites: Sequence[SiteRecord], rows: int) -> int:
 
 
 def write_values(path: Path, sites: Sequence[SiteRecord], rows: int, values: Mapping[str, Tensor]) -> str:
-    """Write the first `rows` rows of every site, flushed to the disk; gives the SHA-256 of the file.
+    """Write the first `rows` rows of every site, flushed to the disk; gives the SHA-256 of the file's header.
 
     Args:
         path: the file; whatever it held is replaced.
@@ -94,16 +94,38 @@ def write_values(path: Path, sites: Sequence[SiteRecord], rows: int, values: Map
     """
     raw = {site.name: as_bytes(values[site.name][:rows]) for site in sites}
     checks = {site.name: _checks(raw[site.name], row_bytes(site)) for site in sites}
-    digest = hashlib.sha256()
+    header = _header(sites, rows, checks)
     with path.open("wb") as file:
-        for part in (_header(sites, rows, checks), *(raw[site.name] for site in _in_file_order(sites))):
-            for start in range(0, len(part), _CHUNK):
-                piece = part[start : start + _CHUNK]
-                digest.update(piece)  # while it is in the processor's cache
-                file.write(piece)
+        for part in (header, *(raw[site.name] for site in _in_file_order(sites))):
+            file.write(part)
         file.flush()
         os.fsync(file.fileno())
-    return digest.hexdigest()
+    return hashlib.sha256(header).hexdigest()
+
+
+def check_values(path: Path, sites: Sequence[SiteRecord], rows: int, sha256: str) -> None:
+    """Read a whole file and compare it with its checks, and those with the record's SHA-256.
+
+    Raises:
+        DataError: something is not what was written.
+        OSError: the file cannot be read.
+    """
+    checks = read_checks(path, sites, rows)
+    if hashlib.sha256(_header(sites, rows, checks)).hexdigest() != sha256:
+        raise DataError("its header has another checksum than when it was written")
+    with path.open("rb") as file:
+        for site in _in_file_order(sites):
+            file.seek(places(sites, rows)[site.name].start)
+            block = BLOCK_ROWS * row_bytes(site)
+            left = rows * row_bytes(site)
+            for number, expected in enumerate(checks[site.name]):
+                if check_of(memoryview(file.read(min(block, left)))) != expected:
+                    first = number * BLOCK_ROWS
+                    last = min(first + BLOCK_ROWS, rows) - 1
+                    raise DataError(
+                        f"its rows {first}–{last} at {site.name!r} have another checksum than when they were written"
+                    )
+                left -= block
 
 
 def read_checks(path: Path, sites: Sequence[SiteRecord], rows: int) -> dict[str, list[str]]:
