@@ -129,8 +129,8 @@ class Organism(ABC):
     """The organism this one is the comparison of, where there is one."""
 
     trained_with: int = 0
-    """Seed of the training that is meant where the held-out part depends on it; the shipped models' is 0.
-    `train` sets it."""
+    """Seed of the training that is meant where the held-out part depends on it: at first the shipped model's; `train`
+    sets it."""
 
     @abstractmethod
     def words(self) -> list[str]:

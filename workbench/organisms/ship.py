@@ -1,8 +1,8 @@
 """`python -m workbench.organisms.ship WORK`: put finished trainings into `data/models`.
 
-WORK holds working folders of `train`, named NAME-SEED. Of an organism the training with the lowest seed is shipped,
-or the one `--seed NAME=SEED` names; where there are several seeds of an organism that notes weight statistics, the
-curves of all of them are kept in `training_runs.parquet`.
+WORK holds working folders of `train`, named NAME-SEED. The training with the organism's own seed (`trained_with`) is
+shipped, or the one `--seed NAME=SEED` names; where there are several seeds of an organism that notes weight statistics,
+the curves of all of them are kept in `training_runs.parquet`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def ship(work: Path, chosen: dict[str, int], machine: str | None = None) -> list
         folders = finished(work, organism)
         if not folders:
             continue
-        seed = chosen.get(name, min(folders))
+        seed = chosen.get(name, organism.trained_with)
         if seed not in folders:
             raise ModelError(f"{name} with seed {seed} is not finished in {work}.")
         trained: Trained = train(organism, seed=seed, folder=folders[seed])  # nothing is left to do: loads it

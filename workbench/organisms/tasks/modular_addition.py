@@ -47,6 +47,7 @@ class ModularAddition(Organism):
     )
     snapshots = tuple(range(0, 10_001, 500))
     weight_statistics = True
+    trained_with = 1
     goals = (Goal("accuracy", 0.99, name="accuracy_modular_addition"),)
     known = Known(
         (
