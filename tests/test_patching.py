@@ -12,7 +12,7 @@ from transformer_lens.model_bridge.sources import build_bridge_from_module
 
 import workbench as wb
 from workbench.errors import MetricError, PromptError, SiteError
-from workbench.patching.replay import Replay
+from workbench.patching.replay import Entry, Replay
 from workbench.patching.sweep import KINDS
 
 CLEAN = [50, 51, 52, 53, 54, 55, 56, 57, 58, 59]
@@ -73,9 +73,20 @@ def test_a_grid_equals_transformer_lens_own_patching_loop(family):
 
 def test_a_replay_without_a_patch_gives_the_base_logits(model):
     replay = Replay(model, model.batch([CLEAN]))
-    for layer in range(model.n_layers):
-        hidden = replay.run(replay.block_input(layer).expand(3, -1, -1), layer)
-        assert torch.allclose(replay.last_logits(hidden), replay.logits.expand(3, -1), atol=1e-5)
+    assert replay.suffixes
+    for start in range(len(CLEAN)):
+        layers = range(model.n_layers + 1)
+        entries = [Entry(layer, replay.inputs[layer][start:]) for layer in layers for _ in range(2)]
+        logits = replay.logits_of(entries[::-1], start)
+        assert torch.allclose(logits, replay.logits.expand(len(entries), -1), atol=1e-5)
+
+
+def test_a_model_that_gives_no_keys_and_values_back_is_replayed_whole(llama, monkeypatch):
+    expected = wb.patching.sweep(llama, CLEAN, CORRUPT, METRIC, control=False).data["metric"]
+    monkeypatch.setattr("workbench.patching.recording._keys_and_values", lambda *_: None)
+    assert not Replay(llama, llama.batch([CLEAN])).suffixes
+    ours = wb.patching.sweep(llama, CLEAN, CORRUPT, METRIC, control=False).data["metric"]
+    assert np.allclose(ours, expected, atol=1e-5)
 
 
 def test_effects_run_from_zero_to_one(model):

@@ -91,7 +91,9 @@ def read_rows(
     """
     whole = not part.padded and all(len(w) == n for w, n in zip(wanted, part.lengths, strict=True))
     counts = [len(w) for w in wanted]
-    offsets = part.ids.shape[1] - np.array(part.lengths) if part.side == "left" else np.zeros(len(counts), int)
+    offsets = (
+        part.ids.shape[1] - np.array(part.lengths) if part.side == "left" else np.zeros(len(counts), int)
+    )
     at = [np.repeat(np.arange(len(counts)), counts)]
     at += [np.concatenate([np.asarray(w, dtype=np.int64) for w in wanted]) + np.repeat(offsets, counts)]
     pinned = model.device.type == "cuda"  # from there the copy does not wait for the batch before

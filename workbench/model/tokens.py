@@ -230,7 +230,9 @@ def from_ids(
         mask[i, at] = 1
     texts: tuple[tuple[str, ...], ...] = ()
     if with_texts:
-        different = sorted({i for row in rows for i in row})  # a text has far fewer different tokens than tokens
+        different = sorted(
+            {i for row in rows for i in row}
+        )  # a text has far fewer different tokens than tokens
         if model.tokenizer is None:
             spelt = {i: str(i) for i in different}
         else:

@@ -35,7 +35,8 @@ from torch import Tensor
 from workbench.errors import MetricError, PromptError
 from workbench.model.language_model import LanguageModel
 from workbench.model.tokens import Prompt, TokenBatch, as_list
-from workbench.patching.metrics import Metric, MetricFunction
+from workbench.patching.grid import fill_grid
+from workbench.patching.metrics import Metric
 from workbench.patching.replay import TOKENS_PER_CALL, Replay
 from workbench.progress import Progress, Silent
 from workbench.provenance import provenance
@@ -81,7 +82,7 @@ def sweep(
         seed: for the control's derangement and the bootstrap.
         skip_unchanged: do not run patches that are bit-equal to what they replace; results do not depend on it.
         tokens_per_call: tokens in one replayed batch. Results do not depend on it.
-        progress: where to report, one item per layer and pair.
+        progress: where to report, one item per position (or head) and pair.
 
     Returns:
         A `Result` of kind `patching_sweep`: dims `pair`, `layer` and `position` or `head`; variables `metric`,
@@ -117,19 +118,19 @@ def sweep(
     taken = [_source_activations(model, source, sites) for source in sources]
     wrong = _wrong_sources(taken, np.random.default_rng(seed)) if control else None
     grids, wrong_grids, ends, unchanged = [], [], [], 0
-    progress.stage(f"patch {kind}", len(pairs) * len(sites) * (2 if control else 1))
+    columns = model.n_heads if kind == "z" else bases[0].lengths[0]
+    progress.stage(f"patch {kind}", len(pairs) * columns)
     for i, base in enumerate(bases):
         replay = Replay(model, base)
         source_metric = float(functions[i](taken[i]["logits"][None])[0])
         base_metric = float(functions[i](replay.logits[None])[0])
         ends.append((source_metric, base_metric))
         own = _source_activations(model, base, sites) if skip_unchanged else None
-        settings = (sites, kind, functions[i], tokens_per_call, progress)
-        grid, n = _grid(replay, taken[i], own, *settings)
-        grids.append(grid)
+        given = [taken[i]] if wrong is None else [taken[i], wrong[i]]
+        both, n = fill_grid(replay, given, own, sites, kind, functions[i], tokens_per_call, progress)
+        grids.append(both[0])
+        wrong_grids += list(both[1:])
         unchanged += n
-        if wrong is not None:
-            wrong_grids.append(_grid(replay, wrong[i], own, *settings)[0])
     return _result(
         model, pairs, chosen, kind, direction, str(metrics[0]), ends, grids, wrong_grids, unchanged, seed,
         time.perf_counter() - started,
@@ -181,63 +182,6 @@ def _derangement(n: int, rng: np.random.Generator) -> np.ndarray:
         order = rng.permutation(n)
         if not (order == np.arange(n)).any():
             return order
-
-
-@torch.inference_mode()
-def _grid(
-    replay: Replay,
-    source: dict[str, Tensor],
-    own: dict[str, Tensor] | None,
-    sites: list[str],
-    kind: str,
-    metric: MetricFunction,
-    tokens_per_call: int,
-    progress: Progress,
-) -> tuple[np.ndarray, int]:
-    """[layer, position or head] metric of the patched runs, and how many patches would have changed nothing.
-
-    `own` holds the base run's activations, to tell those patches; None runs every cell.
-    """
-    rows, unchanged = [], 0
-    untouched = float(metric(replay.logits[None])[0])
-    for name in sites:
-        layer = int(name.split(".")[1])
-        n_columns = source[name].shape[1] if kind == "z" else replay.length
-        columns = list(range(n_columns)) if own is None else _changed(source[name], own[name], kind)
-        unchanged += n_columns - len(columns)
-        values = np.full(n_columns, untouched)
-        for chunk in replay.chunks(len(columns), tokens_per_call):
-            put = [columns[i] for i in chunk]
-            hidden = replay.block_input(layer).expand(len(put), -1, -1)
-            with replay.model.edit({name: _patch(source[name], put, kind)}):
-                hidden = replay.run(hidden, layer, layer + 1)
-            values[put] = metric(replay.last_logits(replay.run(hidden, layer + 1))).float().cpu().numpy()
-        rows.append(values)
-        progress.advance()
-    return np.stack(rows), unchanged
-
-
-def _changed(source: Tensor, own: Tensor, kind: str) -> list[int]:
-    """Positions (or heads) at which the patch differs, in any bit, from what it replaces."""
-    differs = source.to(own.device) != own
-    per_column = differs.any(-1).any(0) if kind == "z" else differs.flatten(1).any(-1)
-    return per_column.nonzero().flatten().tolist()
-
-
-def _patch(source: Tensor, columns: list[int], kind: str):
-    """An edit that gives row i the source's activation at position (or head) `columns[i]`."""
-    index = torch.tensor(columns)
-
-    def edit(activation: Tensor) -> Tensor:
-        rows = torch.arange(len(columns), device=activation.device)
-        where = index.to(activation.device)
-        if kind == "z":
-            activation[rows, :, where] = source.to(activation)[:, where].transpose(0, 1)
-        else:
-            activation[rows, where] = source.to(activation)[where]
-        return activation
-
-    return edit
 
 
 def _result(
