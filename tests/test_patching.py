@@ -6,31 +6,49 @@ import copy
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from conftest import hooks_left, tiny_model
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 
 import workbench as wb
-from workbench.errors import MetricError, PromptError, SiteError
+from workbench.errors import Cancelled, DataError, MetricError, PromptError, SiteError
+from workbench.patching.metrics import KLDivergence, Probability, Rank
 from workbench.patching.replay import Entry, Replay
 from workbench.patching.sweep import KINDS
+from workbench.statistics import paired_permutation
 
 CLEAN = [50, 51, 52, 53, 54, 55, 56, 57, 58, 59]
 CORRUPT = [50, 51, 60, 53, 54, 55, 61, 57, 58, 59]
 METRIC = wb.LogitDifference(7, 9)
 
 
-def by_whole_forwards(model, clean, corrupt, kind):
+GROUP = 16
+
+
+def cells_of(kind, activation):
+    """Where each cell of a grid lies in a [batch, ...] activation, written out for each kind."""
+    everything = slice(None)
+    if kind in ("z", "q", "k", "v"):
+        return [(everything, everything, head) for head in range(activation.shape[2])]
+    if kind == "pattern":
+        return [(everything, head) for head in range(activation.shape[1])]
+    if kind == "neurons":
+        width = activation.shape[-1]
+        return [(everything, everything, slice(n, min(n + GROUP, width))) for n in range(0, width, GROUP)]
+    return [(everything, position) for position in range(activation.shape[1])]
+
+
+def by_whole_forwards(model, clean, corrupt, kind, cells=None):
     """The same grid with one whole hooked forward per cell."""
     metric = METRIC.resolve(model)
     sites = [f"blocks.{i}.{KINDS[kind]}" for i in range(model.n_layers)]
     with model.hooks(read=sites) as source:
         model.logits(clean)
-    n = model.n_heads if kind == "z" else len(clean)
-    grid = np.zeros((model.n_layers, n))
+    cells = cells or cells_of(kind, source[sites[0]])
+    grid = np.zeros((model.n_layers, len(cells)))
     for layer, site in enumerate(sites):
-        for at in range(n):
-            where = (slice(None), slice(None), at) if kind == "z" else (slice(None), at)
+        for at, where in enumerate(cells):
 
             def put(x, site=site, where=where):
                 x[where] = source[site][where]
@@ -44,13 +62,26 @@ def by_whole_forwards(model, clean, corrupt, kind):
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_a_replayed_grid_equals_whole_hooked_forwards(model, kind):
     try:
-        ours = wb.patching.sweep(model, CLEAN, CORRUPT, METRIC, kind=kind, control=False)
+        ours = wb.patching.sweep(model, CLEAN, CORRUPT, METRIC, kind=kind, control=False, group_size=GROUP)
     except SiteError as error:
-        assert kind == "resid_mid" and "parallel" in str(error)
+        assert (kind == "resid_mid" and "parallel" in str(error)) or (
+            kind == "neurons" and "expert" in str(error)
+        )
         return
     expected = by_whole_forwards(model, CLEAN, CORRUPT, kind)
     assert np.abs(ours.data["metric"].values[0] - expected).max() < 1e-4
     assert hooks_left(model) == 0
+
+
+@pytest.mark.parametrize("kind", ["z", "v"])
+def test_heads_at_positions_equal_whole_hooked_forwards(model, kind):
+    data = wb.patching.sweep(model, CLEAN, CORRUPT, METRIC, kind=kind, by="head_position", control=False).data
+    assert data["metric"].dims == ("pair", "layer", "head", "position")
+    heads = model.n_heads if kind == "z" else model.n_kv_heads
+    cells = [(slice(None), p, h) for h in range(heads) for p in range(len(CLEAN))]
+    expected = by_whole_forwards(model, CLEAN, CORRUPT, kind, cells)
+    ours = data["metric"].values[0].reshape(model.n_layers, -1)
+    assert np.abs(ours - expected).max() < 1e-4
 
 
 def test_a_grid_equals_transformer_lens_own_patching_loop(family):
@@ -177,3 +208,191 @@ def test_a_sliding_window_that_bites_is_replayed_exactly():
     model = tiny_model("gemma2", sliding_window=3)
     ours = wb.patching.sweep(model, CLEAN, CORRUPT, METRIC, control=False).data["metric"].values[0]
     assert np.abs(ours - by_whole_forwards(model, CLEAN, CORRUPT, "resid_pre")).max() < 1e-4
+
+
+PAIRS = (
+    [CLEAN, [*CLEAN[:2], 70, *CLEAN[3:]], [*CLEAN[:2], 71, *CLEAN[3:]]],
+    [CORRUPT, [*CLEAN[:2], 72, *CLEAN[3:]], [*CLEAN[:2], 73, *CLEAN[3:]]],
+)
+
+
+@pytest.mark.parametrize("source", ["zero", "mean", "resample", "noise"])
+def test_what_is_put_in_is_what_the_source_says(llama, source):
+    """Each cell against a whole forward with the vector worked out here."""
+    clean, corrupt = PAIRS
+    data = wb.patching.sweep(
+        llama, clean, corrupt, METRIC, kind="mlp_out", source=source, direction="noising", layers=[1], seed=3
+    ).data
+    site = "blocks.1.hook_mlp_out"
+    with llama.hooks(read=site) as session:
+        for prompt in corrupt:
+            llama.logits(prompt)
+    runs = torch.stack([run[0] for run in session.calls(site)])
+    metric = METRIC.resolve(llama)
+
+    def patched(pair, position, vector):
+        def put(x):
+            x[:, position] = vector
+            return x
+
+        with llama.edit({site: put}):
+            return float(metric(llama.logits(clean[pair])[:, -1]))
+
+    ours = data["metric"].values[:, 0]
+    for pair in range(3):
+        for position in (2, 9):
+            got = ours[pair, position]
+            if source == "zero":
+                assert abs(got - patched(pair, position, 0.0)) < 1e-4
+            elif source == "mean":
+                assert abs(got - patched(pair, position, runs.mean(0)[position])) < 1e-4
+            elif source == "resample":
+                others = [patched(pair, position, runs[i][position]) for i in range(3) if i != pair]
+                assert min(abs(got - other) for other in others) < 1e-4
+    if source == "noise":
+        again = (
+            wb.patching.sweep(
+                llama,
+                clean,
+                corrupt,
+                METRIC,
+                kind="mlp_out",
+                source=source,
+                direction="noising",
+                layers=[1],
+                seed=4,
+            )
+            .data["metric"]
+            .values[:, 0]
+        )
+        assert not np.allclose(ours, again, atol=1e-5)
+
+
+def test_sources_made_of_several_pairs_need_them(llama):
+    with pytest.raises(PromptError, match="two pairs or more"):
+        wb.patching.sweep(llama, CLEAN, CORRUPT, METRIC, source="mean")
+    with pytest.raises(PromptError, match="source 'other'"):
+        wb.patching.sweep(llama, CLEAN, CORRUPT, METRIC, source="other")
+    with pytest.raises(PromptError, match="kind 'resid'"):
+        wb.patching.sweep(llama, CLEAN, CORRUPT, METRIC, kind="resid")
+    with pytest.raises(PromptError, match="does not go with"):
+        wb.patching.sweep(llama, CLEAN, CORRUPT, METRIC, kind="mlp_out", by="head")
+
+
+def last_logits(model, prompt):
+    return model.logits(prompt)[0, -1].float()
+
+
+@pytest.mark.parametrize(
+    ("metric", "of"),
+    [
+        (Probability(7), lambda logits, _clean: logits.softmax(-1)[7]),
+        (Rank(7), lambda logits, _clean: (logits > logits[7]).sum()),
+        (KLDivergence(), lambda logits, clean: torch.nn.functional.kl_div(
+            logits.log_softmax(-1), clean.log_softmax(-1), log_target=True, reduction="sum")),
+        (lambda logits: logits[:, 3] * 2, lambda logits, _clean: 2 * logits[3]),
+    ],
+)  # fmt: skip
+def test_metrics_are_what_they_say(llama, metric, of):
+    data = wb.patching.sweep(llama, CLEAN, CORRUPT, metric, control=False).data
+    clean, corrupt = last_logits(llama, CLEAN), last_logits(llama, CORRUPT)
+    assert abs(float(data["clean_metric"][0]) - float(of(clean, clean))) < 1e-4
+    assert abs(float(data["corrupt_metric"][0]) - float(of(corrupt, clean))) < 1e-4
+    site = "blocks.1.hook_resid_pre"
+    with llama.hooks(read=site) as session:
+        llama.logits(CLEAN)
+
+    def put(x):
+        x[:, 6] = session[site][:, 6]
+        return x
+
+    with llama.edit({site: put}):
+        patched = last_logits(llama, CORRUPT)
+    assert abs(float(data["metric"][0, 1, 6]) - float(of(patched, clean))) < 1e-4
+
+
+def test_an_answer_of_several_tokens_is_scored_token_by_token(model):
+    answer = (7, 9, 30)
+    data = wb.patching.sweep(model, CLEAN, CORRUPT, wb.LogProbability(answer), control=False).data
+    assert data.sizes["position"] == len(CLEAN) + 2
+
+    def score(prompt):
+        logits = model.logits([*prompt, 7, 9])[0].float().log_softmax(-1)
+        return sum(float(logits[len(prompt) - 1 + i, token]) for i, token in enumerate(answer))
+
+    assert abs(float(data["clean_metric"][0]) - score(CLEAN)) < 1e-3
+    whole, site = [*CLEAN, 7, 9], "blocks.1.hook_resid_pre"
+    with model.hooks(read=site) as session:
+        model.logits(whole)
+    for position in (2, 9, 11):
+
+        def put(x, position=position):
+            x[:, position] = session[site][:, position]
+            return x
+
+        with model.edit({site: put}):
+            assert abs(float(data["metric"][0, 1, position]) - score(CORRUPT)) < 1e-3
+
+
+def test_metrics_that_do_not_fit_are_errors(llama):
+    with pytest.raises(MetricError, match="one number per row"):
+        wb.patching.sweep(llama, CLEAN, CORRUPT, lambda logits: logits.mean())
+    with pytest.raises(MetricError, match="is no metric"):
+        wb.patching.sweep(llama, CLEAN, CORRUPT, 7)
+    with pytest.raises(MetricError, match="answers of one length"):
+        several = [wb.LogProbability(7), wb.LogProbability((7, 9)), wb.LogProbability(7)]
+        wb.patching.sweep(llama, *PAIRS, several)
+
+
+def test_a_stopped_sweep_goes_on_and_computes_nothing_twice(llama, tmp_path, monkeypatch):
+    whole = wb.patching.sweep(llama, *PAIRS, METRIC).data
+    path = tmp_path / "sweep.safetensors"
+
+    class Stop:
+        left = 14
+
+        def stage(self, name, total):
+            assert total == 3 * len(CLEAN)
+
+        def advance(self, n=1):
+            Stop.left -= n
+            if not Stop.left:
+                raise Cancelled
+
+    with pytest.raises(Cancelled):
+        wb.patching.sweep(llama, *PAIRS, METRIC, checkpoint=path, progress=Stop())
+    assert path.exists()
+    with pytest.raises(DataError, match="another sweep"):
+        wb.patching.sweep(llama, *PAIRS, METRIC, checkpoint=path, kind="mlp_out")
+    rows, real = [], Replay.run
+    monkeypatch.setattr(Replay, "run", lambda self, e, *a: rows.append(len(e)) or real(self, e, *a))
+    seen = []
+    again = wb.patching.sweep(
+        llama,
+        *PAIRS,
+        METRIC,
+        checkpoint=path,
+        watch=lambda pair, grid: seen.append((pair, np.isnan(grid).sum())),
+    ).data
+    assert not path.exists()
+    np.testing.assert_array_equal(again["metric"], whole["metric"])
+    resumed = sum(rows)
+    rows.clear()
+    wb.patching.sweep(llama, *PAIRS, METRIC)
+    assert resumed < sum(rows)
+    assert seen[0] == (1, (len(CLEAN) - 5) * llama.n_layers) and seen[-1] == (2, 0)
+
+
+def test_the_permutation_p_value_is_that_of_all_swaps():
+    rng = np.random.default_rng(0)
+    values, null = rng.normal(0.8, 1, (6, 3)), rng.normal(0, 1, (6, 3))
+    ours = paired_permutation(values, null, 0)
+    for cell in range(3):
+        found = scipy.stats.permutation_test(
+            (values[:, cell], null[:, cell]), lambda a, b, axis: (a - b).mean(axis=axis), vectorized=True,
+            permutation_type="samples", n_resamples=np.inf,
+        )  # fmt: skip
+        assert abs(ours[cell] - found.pvalue) < 1e-9
+    many = paired_permutation(rng.normal(1, 1, (40, 1)), np.zeros((40, 1)), 0)
+    assert many[0] < 0.01
+    assert np.isnan(paired_permutation(values[:1], null[:1], 0)).all()

@@ -24,3 +24,35 @@ def bootstrap_interval(values: np.ndarray, seed: int, n: int = 1000) -> tuple[np
     means = np.tensordot(counts / n_items, values, axes=1)
     low, high = np.quantile(means, [0.025, 0.975], axis=0)
     return low, high
+
+
+def paired_permutation(values: np.ndarray, null: np.ndarray, seed: int, n: int = 4096) -> np.ndarray:
+    """Two-sided p-value of the mean difference between two paired measurements, by swapping them within items.
+
+    Under the null hypothesis it does not matter which of an item's two values is called which. With up to 12 items
+    all 2**items swaps are taken (the smallest p-value is then 2 / 2**items), with more `n` random ones besides the
+    observed one.
+
+    Args:
+        values, null: [item, ...] each.
+        seed: of the swaps.
+        n: random swaps.
+
+    Returns:
+        [...] p-values; NaN where there is only one item.
+    """
+    n_items = len(values)
+    difference = values - null
+    if n_items < 2:
+        return np.full(values.shape[1:], np.nan)
+    if n_items <= 12:
+        signs = 1 - 2 * ((np.arange(2**n_items)[:, None] >> np.arange(n_items)) & 1)
+    else:
+        signs = np.random.default_rng(seed).choice([-1, 1], size=(n, n_items))
+        signs = np.concatenate([np.ones((1, n_items), int), signs])
+    flat = difference.reshape(n_items, -1)
+    observed = np.abs(flat.mean(0))
+    at_least = np.zeros(flat.shape[1])
+    for part in np.array_split(signs, max(1, len(signs) // 256)):
+        at_least += (np.abs(part @ flat) / n_items >= observed - 1e-12).sum(0)
+    return (at_least / len(signs)).reshape(difference.shape[1:])

@@ -29,8 +29,8 @@ def figures(result: Result) -> dict[str, go.Figure]:
 
 
 def column_of(data) -> str:
-    """`head` for head outputs, else `position`."""
-    return "head" if "head" in data.dims else "position"
+    """Name of the grid's columns: `position`, `head` or `group` (of neurons)."""
+    return next(name for name in ("position", "head", "group") if name in data.dims)
 
 
 def mean_control(data) -> np.ndarray | None:
@@ -45,9 +45,9 @@ def strongest(mean: np.ndarray) -> tuple[int, int]:
 
 
 def column_labels(data) -> list[str]:
-    """Labels of the columns: heads, or positions with the clean (and where it differs, the corrupt) token."""
-    if column_of(data) == "head":
-        return [str(int(head)) for head in data["head"].values]
+    """Labels of the columns: numbers, or positions with the clean (and where it differs, the corrupt) token."""
+    if (column := column_of(data)) != "position":
+        return [str(int(number)) for number in data[column].values]
     tokens = zip(
         data["position"].values, data["clean_token"].values, data["corrupt_token"].values, strict=True
     )
@@ -201,6 +201,9 @@ def control_figure(result: Result) -> go.Figure:
 
 
 def _axes(data) -> tuple[dict[str, Any], dict[str, Any]]:
-    is_head = column_of(data) == "head"
-    title = "head (all positions)" if is_head else "position and token, clean→corrupt"
-    return grid.axes(title, column_labels(data), grid.layer_labels(data["layer"].values))
+    titles = {
+        "position": "position and token, clean→corrupt",
+        "head": "head (all positions)",
+        "group": "group of neurons (all positions)",
+    }
+    return grid.axes(titles[column_of(data)], column_labels(data), grid.layer_labels(data["layer"].values))

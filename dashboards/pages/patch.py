@@ -42,6 +42,11 @@ SITES = {
     "attn_out": "attn_out: attention output",
     "mlp_out": "mlp_out: MLP output",
     "z": "z: attention heads",
+    "q": "q: queries of heads",
+    "k": "k: keys of heads",
+    "v": "v: values of heads",
+    "pattern": "pattern: attention of heads",
+    "neurons": "neurons: groups of 128",
 }
 DIRECTIONS = [
     {"value": "denoising", "label": "denoising: clean → corrupt"},
@@ -184,11 +189,8 @@ def form_values(spec: Spec) -> list[Any]:
 def strongest_sentence(result: Result) -> str:
     """Where the largest effect is, beside its control."""
     strongest = result.summary["strongest"]
-    where = (
-        f"head {strongest['head']}"
-        if "head" in strongest
-        else f"position {strongest['position']} {strongest['token']!r}"
-    )
+    column = next(name for name in ("position", "head", "group") if name in strongest)
+    where = f"{column} {strongest[column]}" + (f" {strongest['token']!r}" if "token" in strongest else "")
     effect = number(strongest["effect"])
     interval = ""
     if "interval" in strongest:

@@ -30,9 +30,15 @@ def patch(
     dataset: Annotated[str | None, typer.Option(help="A set of pairs instead of one pair.")] = None,
     limit: Annotated[int, typer.Option(help="Pairs of the set to use.")] = 8,
     site: Annotated[
-        str, typer.Option(help="resid_pre, resid_mid, resid_post, attn_out, mlp_out or z (heads).")
+        str,
+        typer.Option(
+            help="resid_pre, resid_mid, resid_post, attn_out, mlp_out; heads: z, q, k, v, pattern; neurons."
+        ),
     ] = "resid_pre",
     direction: Annotated[str, typer.Option(help="denoising or noising.")] = "denoising",
+    source: Annotated[
+        str, typer.Option(help="What is put in: run (the other prompt's), zero, mean, resample or noise.")
+    ] = "run",
     control: Annotated[bool, typer.Option(help="Also run wrong-source patches.")] = True,
     model: ModelOption = "smollm2-135m",
     device: DeviceOption = "auto",
@@ -55,6 +61,7 @@ def patch(
         limit=limit,
         site=site,
         direction=direction,
+        source=source,
         control=control,
         seed=seed,
     )

@@ -1,11 +1,29 @@
 """Causal patching: replace an activation by that of another run and see what the output does.
 
-- `metrics`  logits -> one number per row
-- `replay`   re-run only the blocks a patch can change, many patches at once
-- `sweep`    layer × position (or layer × head) grids with controls and intervals
+- `metrics`    logits -> one number per row
+- `recording`, `replay`  re-run only what a patch can change, many patches at once
+- `cells`, `sources`     what a patch replaces, and by what
+- `sweep`      grids with controls, intervals and p-values
 """
 
-from workbench.patching.metrics import LogitDifference, LogProbability, Metric
+from workbench.patching.metrics import (
+    Accuracy,
+    KLDivergence,
+    LogitDifference,
+    LogProbability,
+    Metric,
+    Probability,
+    Rank,
+)
 from workbench.patching.sweep import sweep
 
-__all__ = ["LogProbability", "LogitDifference", "Metric", "sweep"]
+__all__ = [
+    "Accuracy",
+    "KLDivergence",
+    "LogProbability",
+    "LogitDifference",
+    "Metric",
+    "Probability",
+    "Rank",
+    "sweep",
+]

@@ -1,18 +1,24 @@
-"""Metrics: from logits at the last position to one number per row.
+"""Metrics: from logits at the end of the prompt to one number per row.
 
-    LogitDifference(a, b):  logit[a] - logit[b]          > 0 where the model prefers a
-    LogProbability(a):      ln softmax(logits)[a]        in nats
+    LogitDifference(a, b):  logit[a] - logit[b]              > 0 where the model prefers a
+    Probability(a):         softmax(logits)[a]
+    LogProbability(a):      ln p(a) in nats; of an answer of several tokens, the sum, each after those before it
+    Rank(a):                tokens with a higher logit than a; 0: a is the first choice
+    Accuracy(a):            1 where a is the first choice
+    KLDivergence():         KL(clean run || patched run) over the next token, in nats
+    any function            [row, d_vocab] logits -> [row]
 
-A metric is resolved against a model before anything runs, so a token that is not one token is an error
-at once. Any object with `resolve(model)` returning a function `[row, d_vocab] -> [row]` will do.
+A metric is resolved against a model before anything runs, so a token that is not one token is an error at
+once. Any object with `resolve(model)` returning a function `[row, d_vocab] -> [row]` will do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -67,18 +73,161 @@ class LogitDifference:
 
 @dataclass(frozen=True)
 class LogProbability:
-    """Log-probability (nats) of one token at the last position."""
+    """Log-probability (nats) of an answer: of one token, or of several, each given those before it.
 
-    answer: str | int
+    The tokens of a longer answer but the last are appended to the prompts, so positions of a sweep go on into it.
+
+    Args:
+        answer: text (words inside a sentence begin with a space), a token id, or several.
+    """
+
+    answer: str | int | tuple[int, ...]
 
     def __str__(self) -> str:
         return f"ln p({self.answer!r})"
 
+    def ids(self, model: LanguageModel) -> list[int]:
+        """The token ids of the answer."""
+        if isinstance(self.answer, int):
+            return [model.token_id(self.answer)]
+        if isinstance(self.answer, str):
+            ids = model.tokenizer(self.answer, add_special_tokens=False)["input_ids"]
+        else:
+            ids = [model.token_id(i) for i in self.answer]
+        if not ids:
+            raise MetricError(f"The answer {self.answer!r} has no tokens: give at least one.")
+        return list(ids)
+
+    def continuation(self, model: LanguageModel) -> list[int]:
+        """What is appended to the prompts: the answer without its last token."""
+        return self.ids(model)[:-1]
+
+    def resolve(self, model: LanguageModel) -> MetricFunction:
+        """Look the tokens up."""
+        ids = torch.tensor(self.ids(model))
+
+        def log_probability(logits: Float[Tensor, "row ... d_vocab"]) -> Float[Tensor, " row"]:
+            each = logits.unsqueeze(1) if logits.ndim == 2 else logits
+            wanted = ids.to(logits.device)[None, :, None].expand(len(each), -1, 1)
+            return each.float().log_softmax(-1).gather(-1, wanted)[..., 0].sum(-1)
+
+        return log_probability
+
+
+@dataclass(frozen=True)
+class Probability:
+    """Probability of one token."""
+
+    answer: str | int
+
+    def __str__(self) -> str:
+        return f"p({self.answer!r})"
+
     def resolve(self, model: LanguageModel) -> MetricFunction:
         """Look the token up. Raises `MetricError` if it is not a single token."""
         answer = model.token_id(self.answer)
+        return lambda logits: logits.float().softmax(-1)[:, answer]
 
-        def log_probability(logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
-            return logits.float().log_softmax(-1)[:, answer]
 
-        return log_probability
+@dataclass(frozen=True)
+class Rank:
+    """How many tokens have a higher logit than the answer: 0 where it is the first choice."""
+
+    answer: str | int
+
+    def __str__(self) -> str:
+        return f"rank of {self.answer!r}"
+
+    def resolve(self, model: LanguageModel) -> MetricFunction:
+        """Look the token up. Raises `MetricError` if it is not a single token."""
+        answer = model.token_id(self.answer)
+        return lambda logits: (logits > logits[:, answer : answer + 1]).sum(-1).float()
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """1 where the answer has the highest logit, 0 elsewhere."""
+
+    answer: str | int
+
+    def __str__(self) -> str:
+        return f"first choice is {self.answer!r}"
+
+    def resolve(self, model: LanguageModel) -> MetricFunction:
+        """Look the token up. Raises `MetricError` if it is not a single token."""
+        answer = model.token_id(self.answer)
+        return lambda logits: (logits.argmax(-1) == answer).float()
+
+
+@dataclass(frozen=True)
+class KLDivergence:
+    """KL(clean || patched) of the next token's distribution, in nats: 0 for the clean run itself."""
+
+    def __str__(self) -> str:
+        return "KL(clean ‖ patched)"
+
+    def resolve(self, model: LanguageModel) -> MetricFunction:
+        """Not without the clean run: see `against`."""
+        raise MetricError(
+            f"KLDivergence compares with a clean run of {model.name}: use it in a sweep, or call `against(logits)`."
+        )
+
+    def against(self, clean: Float[Tensor, " d_vocab"]) -> MetricFunction:
+        """The function for a clean run with these logits."""
+        expected = clean.float().log_softmax(-1)
+        weights = expected.exp()
+
+        def divergence(logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
+            return (weights * (expected - logits.float().log_softmax(-1))).sum(-1)
+
+        return divergence
+
+
+@dataclass(frozen=True)
+class _Function:
+    """A function given as a metric."""
+
+    function: MetricFunction
+
+    def __str__(self) -> str:
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+    def resolve(self, model: LanguageModel) -> MetricFunction:
+        del model
+
+        def checked(logits: Tensor) -> Tensor:
+            values = self.function(logits)
+            if not isinstance(values, Tensor) or values.shape != logits.shape[:1]:
+                got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+                raise MetricError(
+                    f"The metric {self} gave {got}; expected one number per row, shape {tuple(logits.shape[:1])}."
+                )
+            return values
+
+        return checked
+
+
+def as_metric(given: Any) -> Metric:
+    """A metric, or a function made one.
+
+    Raises:
+        MetricError: it is neither.
+    """
+    if isinstance(given, Metric):
+        return given
+    if callable(given):
+        return _Function(given)  # type: ignore[arg-type]
+    raise MetricError(
+        f"A {type(given).__name__} is no metric: give LogitDifference(...), another of `workbench.patching`, or a "
+        "function [row, d_vocab] -> [row]."
+    )
+
+
+def continuation(metric: Metric, model: LanguageModel) -> list[int]:
+    """Tokens to append to the prompts for a metric: none, but for an answer of several tokens."""
+    return metric.continuation(model) if isinstance(metric, LogProbability) else []
+
+
+def function_of(metric: Metric, model: LanguageModel, clean: Tensor) -> MetricFunction:
+    """The function of a metric, given the clean run's logits [d_vocab]."""
+    return metric.against(clean) if isinstance(metric, KLDivergence) else metric.resolve(model)

@@ -56,16 +56,21 @@ class Replay(Recording):
         super().__init__(model, batch)
 
     @torch.inference_mode()
-    def run(self, entries: Sequence[Entry], start: int = 0) -> Float[Tensor, "row d_model"]:
-        """The stream after the last block at the last position, one row for each entry, in their order.
+    def run(
+        self, entries: Sequence[Entry], start: int = 0, keep: int = 1
+    ) -> Float[Tensor, "row kept d_model"]:
+        """The stream after the last block at the last `keep` positions, one row for each entry, in their order.
 
         Args:
             entries: rows; their streams begin at position `start`.
             start: the first position that is computed.
+            keep: positions before `start` among them are the base run's.
         """
+        if not entries:
+            return self.inputs[-1].new_empty((0, keep, self.model.d_model))
         order = sorted(range(len(entries)), key=lambda i: entries[i].layer)
         hidden: Tensor | None = None
-        first = entries[order[0]].layer if order else self.model.n_layers
+        first = entries[order[0]].layer
         for layer in range(first, self.model.n_layers + 1):
             new = [entries[i] for i in order if entries[i].layer == layer]
             if new:
@@ -80,15 +85,25 @@ class Replay(Recording):
                     hidden = self._block(layer, hidden, start)
             else:
                 hidden = self._block(layer, hidden, start)
-        if hidden is None:
-            return self.inputs[-1].new_empty((0, self.model.d_model))
+        assert hidden is not None
         back = torch.empty(len(order), dtype=torch.long)
         back[torch.tensor(order)] = torch.arange(len(order))
-        return hidden[:, -1][back.to(hidden.device)]
+        hidden = hidden[:, -keep:][back.to(hidden.device)]
+        if (missing := keep - hidden.shape[1]) > 0:
+            before = self.inputs[-1][start - missing : start].to(hidden)
+            hidden = torch.cat([before.expand(len(hidden), -1, -1), hidden], dim=1)
+        return hidden
 
-    def logits_of(self, entries: Sequence[Entry], start: int = 0) -> Float[Tensor, "row d_vocab"]:
-        """Logits at the last position, one row for each entry."""
-        return self.model.readout(self.run(entries, start))
+    def logits_of(
+        self, entries: Sequence[Entry], start: int = 0, keep: int = 1
+    ) -> Float[Tensor, "row ... d_vocab"]:
+        """Logits at the last position, one row for each entry; at the last `keep` where that is more than one."""
+        hidden = self.run(entries, start, keep)
+        return self.model.readout(hidden[:, 0] if keep == 1 else hidden)
+
+    def end_logits(self, keep: int = 1) -> Float[Tensor, "... d_vocab"]:
+        """The base run's own: [d_vocab], or with `keep` above 1 [kept, d_vocab]."""
+        return self.logits if keep == 1 else self.model.readout(self.inputs[-1][-keep:])
 
     def starts(self, position: int) -> int:
         """Where rows that are patched at `position` and after may begin."""

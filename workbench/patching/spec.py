@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from workbench.errors import DataError
+from workbench.patching.cells import Kind
+from workbench.patching.sources import Source
 from workbench.progress import Progress
 from workbench.specs import Spec
 
@@ -30,8 +32,9 @@ class PatchSpec(Spec):
     wrong: str | None = None
     dataset: str | None = None
     limit: int = Field(default=8, ge=1)
-    site: Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z"] = "resid_pre"
+    site: Kind = "resid_pre"
     direction: Literal["denoising", "noising"] = "denoising"
+    source: Source = "run"
     layers: list[int] | None = None
     control: bool = True
 
@@ -60,6 +63,7 @@ class PatchSpec(Spec):
             [LogitDifference(a, w) for a, w in metrics],
             kind=self.site,
             direction=self.direction,
+            source=self.source,
             layers=self.layers,
             control=self.control,
             seed=self.seed,

@@ -5,94 +5,100 @@ For a pair of prompts of equal length (clean: the model answers right; corrupt: 
     denoising:  run corrupt, put in the clean activation      effect = (patched - corrupt) / (clean - corrupt)
     noising:    run clean, put in the corrupt activation      effect = (clean - patched) / (clean - corrupt)
 
-0 = nothing moved, 1 = as if the whole prompt had been exchanged; both are kept beside the raw metric. The
-grid is layer × position for streams and block outputs (`resid_pre`, `resid_mid`, `resid_post`, `attn_out`,
-`mlp_out`) and layer × head over all positions for `z`.
+0 = nothing moved, 1 = as if the whole prompt had been exchanged; both are kept beside the raw metric. What a patch
+replaces (a position of a stream, a head, …) is in `cells`, what it puts in (the other run, a mean, …) in `sources`.
 
 A patch that puts in, bit for bit, what is there already (both prompts begin alike, so the streams do) is not run:
 its metric is the base run's. `data.attrs["unchanged"]` says how many cells that was.
 
 Control (wrong source): the same patches with an activation that should not help. With several pairs it comes
 from the next pair's source run; with one pair from another position of the source run (a seeded derangement).
-With several pairs the mean effect carries a 95 % bootstrap interval over pairs.
+With several pairs the mean effect carries its standard error, a 95 % bootstrap interval over pairs, and the p-value of
+a permutation test against the wrong-source patches.
 
 Method: Vig et al. 2020 (2004.12265); Meng et al. 2022 (2202.05262); denoising and noising as in Heimersheim
 & Nanda 2024 (2404.15255). TransformerLens' `get_act_patch_*` computes the denoising metric by one whole
-forward per cell; here only the blocks above the patch are replayed (see `replay`).
+forward per cell; here only what the patch can change is run again (see `replay`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-import torch
-import xarray as xr
-from torch import Tensor
 
-from workbench.errors import MetricError, PromptError
+from workbench.errors import MetricError
 from workbench.model.language_model import LanguageModel
-from workbench.model.tokens import Prompt, TokenBatch, as_list
+from workbench.model.tokens import Prompt, as_list
+from workbench.patching.cells import KINDS, By, Cells, Kind
+from workbench.patching.checkpoint import Checkpoint
 from workbench.patching.grid import fill_grid
-from workbench.patching.metrics import Metric
+from workbench.patching.metrics import Metric, MetricFunction, as_metric, continuation, function_of
+from workbench.patching.outcome import Outcome
+from workbench.patching.pairs import as_pairs
 from workbench.patching.replay import TOKENS_PER_CALL, Replay
+from workbench.patching.sources import Source, put_in, read, wrong_sources
 from workbench.progress import Progress, Silent
-from workbench.provenance import provenance
-from workbench.results import Result, array
-from workbench.statistics import bootstrap_interval
+from workbench.results import Result
 
-Kind = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z"]
-KINDS: dict[str, str] = {
-    "resid_pre": "hook_resid_pre",
-    "resid_mid": "hook_resid_mid",
-    "resid_post": "hook_resid_post",
-    "attn_out": "hook_attn_out",
-    "mlp_out": "hook_mlp_out",
-    "z": "attn.hook_z",
-}
+__all__ = ["KINDS", "sweep"]
 
 
 def sweep(
     model: LanguageModel,
     clean: Prompt | Sequence[Prompt],
     corrupt: Prompt | Sequence[Prompt],
-    metric: Metric | Sequence[Metric],
+    metric: Metric | MetricFunction | Sequence[Metric],
     *,
     kind: Kind = "resid_pre",
+    by: By = "auto",
     direction: Literal["denoising", "noising"] = "denoising",
+    source: Source = "run",
     layers: Sequence[int] | None = None,
+    group_size: int = 128,
     control: bool = True,
     seed: int = 0,
     skip_unchanged: bool = True,
     tokens_per_call: int = TOKENS_PER_CALL,
+    checkpoint: Path | str | None = None,
+    watch: Callable[[int, np.ndarray], None] | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Patch every layer × position (or layer × head) and measure what the answer does.
+    """Patch every cell of a grid and measure what the answer does.
 
     Args:
         model: the language model.
         clean, corrupt: one prompt each, or as many as there are pairs. All have the same number of tokens.
-        metric: logits -> number (see `metrics`); one for all pairs, or one per pair.
-        kind: what to patch; `z` (head outputs) gives layer × head, the others layer × position.
+        metric: logits -> number (see `metrics`), or a function; one for all pairs, or one per pair.
+        kind: what to patch (`cells`): streams and sublayers give layer × position, heads (`z`, `q`, `k`, `v`,
+            `pattern`) layer × head, `neurons` layer × group.
+        by: `head_position` for a head at one position: layer × head × position. `auto` as said.
         direction: `denoising` (default: what suffices to restore the answer) or `noising` (what is needed).
+        source: what is put in (`sources`): the other run's activation, or `zero`, `mean`, `resample`, `noise`.
         layers: which blocks; all by default.
+        group_size: neurons in a group.
         control: also run the wrong-source patches (doubles the time).
-        seed: for the control's derangement and the bootstrap.
+        seed: for the control's derangement, the bootstrap and the permutations.
         skip_unchanged: do not run patches that are bit-equal to what they replace; results do not depend on it.
         tokens_per_call: tokens in one replayed batch. Results do not depend on it.
+        checkpoint: a file for what is done when the sweep is stopped; the same call goes on from there.
+        watch: called with the pair's number and its grid ([layer, ...] metric, NaN where not yet known) after each
+            position (or head).
         progress: where to report, one item per position (or head) and pair.
 
     Returns:
-        A `Result` of kind `patching_sweep`: dims `pair`, `layer` and `position` or `head`; variables `metric`,
-        `effect`, `control_effect`, `mean_effect` with `effect_low`, `effect_high`, `clean_metric`,
-        `corrupt_metric`. `summary["strongest"]` is the cell of largest mean effect.
+        A `Result` of kind `patching_sweep`: dims `pair`, `layer` and those of the cells; variables `metric`,
+        `effect`, `control_effect`, `mean_effect` with `effect_se`, `effect_low`, `effect_high`, `p_value`,
+        `clean_metric`, `corrupt_metric`. `summary["strongest"]` is the cell of largest mean effect.
 
     Raises:
         PromptError: prompts of different lengths (the message shows both), or numbers of prompts that differ.
         MetricError: a metric token that is not one token, or a pair whose clean and corrupt metric are equal.
         SiteError: this architecture does not have the site.
+        DataError: the checkpoint is of another sweep.
 
     Example:
         >>> clean = "When Mary and John went to the store, John gave a drink to"
@@ -101,164 +107,95 @@ def sweep(
     """
     progress = progress or Silent()
     started = time.perf_counter()
-    if kind not in KINDS:
-        raise PromptError(f"kind {kind!r} is not known: give one of {', '.join(KINDS)}.")
+    if direction not in ("denoising", "noising"):
+        raise MetricError(f"direction is {direction!r}; expected 'denoising' or 'noising'.")
+    metrics = _metrics(model, metric, len(as_list(clean)))
+    tails = [continuation(m, model) for m in metrics]
+    keep = len(tails[0]) + 1
+    pairs = as_pairs(model, clean, corrupt, tails)
     chosen = list(range(model.n_layers)) if layers is None else [int(i) for i in layers]
-    sites = [s.name for s in model.resolve([f"blocks.{i}.{KINDS[kind]}" for i in chosen])]
-    pairs = _pairs(model, clean, corrupt)
-    metrics = list(metric) if isinstance(metric, Sequence) else [metric] * len(pairs)
-    if len(metrics) != len(pairs):
-        raise MetricError(
-            f"{len(metrics)} metrics were given for {len(pairs)} pairs: give one, or one per pair."
-        )
-    functions = [m.resolve(model) for m in metrics]
+    suffix = KINDS.get(kind, kind)
+    if kind not in KINDS:
+        Cells.of(kind, by, None, 0, group_size)  # type: ignore[arg-type]
+    sites = [s.name for s in model.resolve([f"blocks.{i}.{suffix}" for i in chosen])]
+    given = [a if direction == "denoising" else b for a, b in pairs]
+    bases = [b if direction == "denoising" else a for a, b in pairs]
 
-    sources = [source if direction == "denoising" else base for source, base in pairs]
-    bases = [base if direction == "denoising" else source for source, base in pairs]
-    taken = [_source_activations(model, source, sites) for source in sources]
-    wrong = _wrong_sources(taken, np.random.default_rng(seed)) if control else None
-    grids, wrong_grids, ends, unchanged = [], [], [], 0
-    columns = model.n_heads if kind == "z" else bases[0].lengths[0]
-    progress.stage(f"patch {kind}", len(pairs) * columns)
-    for i, base in enumerate(bases):
-        replay = Replay(model, base)
-        source_metric = float(functions[i](taken[i]["logits"][None])[0])
-        base_metric = float(functions[i](replay.logits[None])[0])
-        ends.append((source_metric, base_metric))
-        own = _source_activations(model, base, sites) if skip_unchanged else None
-        given = [taken[i]] if wrong is None else [taken[i], wrong[i]]
-        both, n = fill_grid(replay, given, own, sites, kind, functions[i], tokens_per_call, progress)
-        grids.append(both[0])
-        wrong_grids += list(both[1:])
-        unchanged += n
-    return _result(
-        model, pairs, chosen, kind, direction, str(metrics[0]), ends, grids, wrong_grids, unchanged, seed,
-        time.perf_counter() - started,
-    )  # fmt: skip
+    taken = [read(model, batch, sites, keep) for batch in given]
+    own = [read(model, batch, sites, keep) for batch in bases]
+    cells = Cells.of(kind, by, taken[0][sites[0]], bases[0].lengths[0], group_size)
+    rng = np.random.default_rng(seed)
+    wrong = wrong_sources(taken, rng, kind) if control else None
+    put = put_in(taken, source, rng)
+    about = [
+        model.fingerprint, [b.ids.tolist() for pair in pairs for b in pair], [str(m) for m in metrics], kind,
+        cells.axes, direction, source, chosen, group_size, control, seed,
+    ]  # fmt: skip
+    grids, ends, unchanged = [], [], 0
+    progress.stage(f"patch {kind}", len(pairs) * sum(1 for _ in cells.columns))
+    with Checkpoint(checkpoint, about) as kept:
+        for i, base in enumerate(bases):
+            first = taken[i] if direction == "denoising" else own[i]
+            function = function_of(metrics[i], model, first["logits"])
+            ends.append([float(function(one["logits"][None])[0]) for one in (taken[i], own[i])])
 
+            def done(grid: np.ndarray, columns: int, i: int = i) -> None:
+                kept.keep(i, grid, columns)
+                if watch is not None:
+                    watch(i, grid[0])
 
-def _pairs(model: LanguageModel, clean, corrupt) -> list[tuple[TokenBatch, TokenBatch]]:
-    left, right = as_list(clean), as_list(corrupt)
-    if len(left) != len(right):
-        raise PromptError(
-            f"{len(left)} clean and {len(right)} corrupt prompts were given: they come in pairs."
-        )
-    pairs = [(model.batch(a), model.batch(b)) for a, b in zip(left, right, strict=True)]
-    for i, (a, b) in enumerate(pairs):
-        if a.lengths != b.lengths:
-            raise PromptError(
-                f"Pair {i}: the clean prompt has {a.lengths[0]} tokens and the corrupt one {b.lengths[0]}, so "
-                f"positions do not correspond. Clean: {list(a.tokens[0])}. Corrupt: {list(b.tokens[0])}. Reword one "
-                "of them (names of one token each, for instance)."
+            grid, left_out = fill_grid(
+                Replay(model, base),
+                [put[i]] if wrong is None else [put[i], wrong[i]],
+                own[i] if skip_unchanged else None,
+                sites,
+                cells,
+                function,
+                keep=keep,
+                tokens_per_call=tokens_per_call,
+                progress=progress,
+                begun=kept.begun(i),
+                done=done,
             )
-        if a.lengths != pairs[0][0].lengths:
-            raise PromptError(
-                f"Pair {i} has {a.lengths[0]} tokens and pair 0 has {pairs[0][0].lengths[0]}: one grid needs pairs of "
-                "one length. Sweep them in groups of equal length."
-            )
-    return pairs
-
-
-@torch.inference_mode()
-def _source_activations(model: LanguageModel, batch: TokenBatch, sites: list[str]) -> dict[str, Tensor]:
-    with model.hooks(read=sites) as session:
-        logits = model.forward(batch, logits_to_keep=1).logits[0, -1]
-    return {"logits": logits, **{name: session[name][0] for name in sites}}
-
-
-def _wrong_sources(taken: list[dict[str, Tensor]], rng: np.random.Generator) -> list[dict[str, Tensor]]:
-    """Sources that should not help: the next pair's run, or with one pair its own at deranged positions."""
-    if len(taken) > 1:
-        return taken[1:] + taken[:1]
-    (only,) = taken
-    n = next(v.shape[0] for name, v in only.items() if name != "logits")
-    order = np.roll(np.arange(n), 1) if n < 3 else _derangement(n, rng)
-    index = torch.from_numpy(order)
-    return [{k: v if k == "logits" else v[index.to(v.device)] for k, v in only.items()}]
-
-
-def _derangement(n: int, rng: np.random.Generator) -> np.ndarray:
-    while True:
-        order = rng.permutation(n)
-        if not (order == np.arange(n)).any():
-            return order
-
-
-def _result(
-    model, pairs, layers, kind, direction, metric, ends, grids, wrong_grids, unchanged, seed, seconds
-) -> Result:
-    raw = np.stack(grids)
-    source, base = np.array(ends).T
-    span = source - base
-    for i, width in enumerate(span):
-        if abs(width) < 1e-6:
-            raise MetricError(
-                f"Pair {i}: {metric} is {source[i]:.4f} in both runs, so there is no effect to normalise by. Choose a "
-                "metric or a corrupt prompt that makes a difference."
-            )
-    normalise = lambda grid: (grid - base[:, None, None]) / span[:, None, None]  # noqa: E731
-    effect = normalise(raw)
-    mean = effect.mean(0)
-    low, high = bootstrap_interval(effect, seed)
-    column = "head" if kind == "z" else "position"
-    dims = ("layer", column)
-    clean_metric, corrupt_metric = (source, base) if direction == "denoising" else (base, source)
-    variables = {
-        "metric": array(("pair", *dims), raw, long_name=metric),
-        "effect": array(("pair", *dims), effect, long_name=f"{direction} effect (0 none, 1 full)"),
-        "mean_effect": array(dims, mean, long_name=f"mean {direction} effect (0 none, 1 full)"),
-        "effect_low": array(dims, low, long_name="95 % bootstrap interval over pairs, lower end"),
-        "effect_high": array(dims, high, long_name="95 % bootstrap interval over pairs, upper end"),
-        "clean_metric": array(("pair",), clean_metric, long_name=f"{metric}, clean run"),
-        "corrupt_metric": array(("pair",), corrupt_metric, long_name=f"{metric}, corrupt run"),
-    }
-    if wrong_grids:
-        wrong = normalise(np.stack(wrong_grids))
-        variables["control_effect"] = array(
-            ("pair", *dims), wrong, long_name="effect of wrong-source patches"
-        )
-    coords: dict[str, object] = {"pair": np.arange(len(pairs)), "layer": np.array(layers)}
-    if kind == "z":
-        coords["head"] = np.arange(raw.shape[-1])
-    else:
-        coords["position"] = np.arange(raw.shape[-1])
-        coords["clean_token"] = ("position", np.array(pairs[0][0].tokens[0], dtype=str))
-        coords["corrupt_token"] = ("position", np.array(pairs[0][1].tokens[0], dtype=str))
+            grids.append(grid)
+            unchanged += left_out
+    raw = np.stack([grid[0] for grid in grids])
     control_kind = "the next pair's run" if len(pairs) > 1 else "the same run at deranged positions"
-    attrs = {
+    settings: dict[str, Any] = {
         "kind": kind,
-        "direction": direction,
-        "metric": metric,
-        "n_pairs": len(pairs),
-        "control": f"wrong source: {control_kind}" if wrong_grids else "not run",
+        "source": source,
         "unchanged": f"{unchanged} of {raw.size} patches put in what was there already, so they were not run",
     }
-    data = xr.Dataset(variables, coords=coords, attrs=attrs)
-    ids = [batch.ids[0].tolist() for pair in pairs for batch in pair]
-    where = provenance(model, tokens=ids, seed=seed, seconds={"patch": seconds})
-    return Result("patching_sweep", data, where, _summary(data, kind, column))
+    return Outcome(
+        pairs=pairs,
+        layers=chosen,
+        axes=tuple(cells.axes),
+        metric=str(metrics[0]),
+        direction=direction,
+        settings=settings,
+        ends=np.array(ends),
+        raw=raw,
+        wrong=np.stack([grid[1] for grid in grids]) if control else None,
+        control=f"wrong source: {control_kind}" if control else "not run",
+        seed=seed,
+        seconds=time.perf_counter() - started,
+    ).result(model)
 
 
-def _summary(data: xr.Dataset, kind: str, column: str) -> dict[str, object]:
-    mean = data["mean_effect"].values
-    layer, at = np.unravel_index(int(np.nanargmax(np.abs(mean))), mean.shape)
-    strongest: dict[str, object] = {"layer": int(data["layer"][layer]), column: int(at)}
-    if column == "position":
-        strongest["token"] = str(data["clean_token"].values[at])
-    strongest["effect"] = round(float(mean[layer, at]), 4)
-    summary: dict[str, object] = {
-        "kind": kind,
-        "clean_metric": round(float(data["clean_metric"].mean()), 4),
-        "corrupt_metric": round(float(data["corrupt_metric"].mean()), 4),
-        "n_pairs": int(data.sizes["pair"]),
-        "strongest": strongest,
-    }
-    if "control_effect" in data:
-        control = data["control_effect"].mean("pair").values
-        strongest["control_effect"] = round(float(control[layer, at]), 4)
-        summary["control_largest"] = round(float(np.abs(control).max()), 4)
-    if data.sizes["pair"] > 1:
-        strongest["interval"] = [
-            round(float(data[n].values[layer, at]), 4) for n in ("effect_low", "effect_high")
-        ]
-    return summary
+def _metrics(model: LanguageModel, metric: Any, n_pairs: int) -> list[Metric]:
+    """One metric a pair, each known to suit the model."""
+    metrics = [as_metric(m) for m in (metric if isinstance(metric, Sequence) else [metric] * n_pairs)]
+    if len(metrics) != n_pairs:
+        raise MetricError(
+            f"{len(metrics)} metrics were given for {n_pairs} pairs: give one, or one per pair."
+        )
+    for one in dict.fromkeys(metrics):
+        if not hasattr(one, "against"):
+            one.resolve(model)
+    lengths = {len(continuation(one, model)) for one in metrics}
+    if len(lengths) > 1:
+        raise MetricError(
+            f"The answers have {sorted(n + 1 for n in lengths)} tokens: one grid needs answers of one length. Sweep "
+            "them in groups."
+        )
+    return metrics

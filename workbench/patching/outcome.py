@@ -1,0 +1,130 @@
+"""From the raw grids of a sweep to its `Result`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from workbench.errors import MetricError
+from workbench.model.language_model import LanguageModel
+from workbench.patching.pairs import Pair
+from workbench.provenance import provenance
+from workbench.results import Result, array
+from workbench.statistics import bootstrap_interval, paired_permutation
+
+
+@dataclass
+class Outcome:
+    """What a sweep measured."""
+
+    pairs: Sequence[Pair]
+    layers: Sequence[int]
+    axes: tuple[str, ...]
+    """Names of the grid's axes behind the layers."""
+    metric: str
+    direction: str
+    settings: dict[str, object]
+    """For `attrs`: kind, source, and so on."""
+    ends: np.ndarray
+    """[pair, 2]: the metric of the run that activations are taken from, and of the run they are put into."""
+    raw: np.ndarray
+    """[pair, layer, ...]."""
+    wrong: np.ndarray | None
+    """The same with wrong sources."""
+    control: str
+    seed: int
+    seconds: float
+
+    def result(self, model: LanguageModel) -> Result:
+        """Effects, intervals, p-values, provenance and summary."""
+        dims = ("layer", *self.axes)
+        source, base = self.ends.T
+        effect = self._normalised(self.raw)
+        low, high = bootstrap_interval(effect, self.seed)
+        n = len(effect)
+        error = effect.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.full(effect.shape[1:], np.nan)
+        clean, corrupt = (source, base) if self.direction == "denoising" else (base, source)
+        label = f"{self.direction} effect (0 none, 1 full)"
+        variables = {
+            "metric": array(("pair", *dims), self.raw, long_name=self.metric),
+            "effect": array(("pair", *dims), effect, long_name=label),
+            "mean_effect": array(dims, effect.mean(0), long_name=f"mean {label}"),
+            "effect_se": array(dims, error, long_name="standard error of the mean effect over pairs"),
+            "effect_low": array(dims, low, long_name="95 % bootstrap interval over pairs, lower end"),
+            "effect_high": array(dims, high, long_name="95 % bootstrap interval over pairs, upper end"),
+            "clean_metric": array(("pair",), clean, long_name=f"{self.metric}, clean run"),
+            "corrupt_metric": array(("pair",), corrupt, long_name=f"{self.metric}, corrupt run"),
+        }
+        if self.wrong is not None:
+            wrong = self._normalised(self.wrong)
+            variables["control_effect"] = array(
+                ("pair", *dims), wrong, long_name="effect of wrong-source patches"
+            )
+            p = paired_permutation(effect, wrong, self.seed)
+            variables["p_value"] = array(
+                dims, p, long_name="permutation p-value: effect against wrong-source patches, over pairs"
+            )
+        data = xr.Dataset(variables, coords=self._coords(), attrs=self._attrs())
+        ids = [batch.ids[0].tolist() for pair in self.pairs for batch in pair]
+        where = provenance(model, tokens=ids, seed=self.seed, seconds={"patch": self.seconds})
+        return Result("patching_sweep", data, where, self._summary(data))
+
+    def _normalised(self, grid: np.ndarray) -> np.ndarray:
+        source, base = self.ends.T
+        span = source - base
+        for i, width in enumerate(span):
+            if abs(width) < 1e-6:
+                raise MetricError(
+                    f"Pair {i}: {self.metric} is {source[i]:.4f} in both runs, so there is no effect to normalise by. "
+                    "Choose a metric or a corrupt prompt that makes a difference."
+                )
+        shape = (-1, *[1] * (grid.ndim - 1))
+        return (grid - base.reshape(shape)) / span.reshape(shape)
+
+    def _coords(self) -> dict[str, object]:
+        coords: dict[str, object] = {"pair": np.arange(len(self.pairs)), "layer": np.array(self.layers)}
+        for axis, size in zip(self.axes, self.raw.shape[2:], strict=True):
+            coords[axis] = np.arange(size)
+        if "position" in self.axes:
+            clean, corrupt = self.pairs[0]
+            coords["clean_token"] = ("position", np.array(clean.tokens[0], dtype=str))
+            coords["corrupt_token"] = ("position", np.array(corrupt.tokens[0], dtype=str))
+        return coords
+
+    def _attrs(self) -> dict[str, object]:
+        return {
+            **self.settings,
+            "direction": self.direction,
+            "metric": self.metric,
+            "n_pairs": len(self.pairs),
+            "control": self.control,
+        }
+
+    def _summary(self, data: xr.Dataset) -> dict[str, object]:
+        mean = data["mean_effect"].values
+        at = np.unravel_index(int(np.nanargmax(np.abs(mean))), mean.shape)
+        strongest: dict[str, object] = {"layer": int(data["layer"][at[0]])}
+        strongest |= {axis: int(i) for axis, i in zip(self.axes, at[1:], strict=True)}
+        if "position" in self.axes:
+            strongest["token"] = str(data["clean_token"].values[at[-1]])
+        strongest["effect"] = round(float(mean[at]), 4)
+        summary: dict[str, object] = {
+            "kind": data.attrs["kind"],
+            "clean_metric": round(float(data["clean_metric"].mean()), 4),
+            "corrupt_metric": round(float(data["corrupt_metric"].mean()), 4),
+            "n_pairs": int(data.sizes["pair"]),
+            "strongest": strongest,
+        }
+        if "control_effect" in data:
+            control = data["control_effect"].mean("pair").values
+            strongest["control_effect"] = round(float(control[at]), 4)
+            summary["control_largest"] = round(float(np.abs(control).max()), 4)
+        if data.sizes["pair"] > 1:
+            ends = ("effect_low", "effect_high")
+            strongest["interval"] = [round(float(data[name].values[at]), 4) for name in ends]
+            if "p_value" in data:
+                strongest["p_value"] = round(float(data["p_value"].values[at]), 4)
+        return summary
