@@ -20,10 +20,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from workbench.errors import HookError
 from workbench.hooks.session import EditFunction
 from workbench.hooks.tensors import output_tensor, replace_first
-from workbench.model.language_model import LanguageModel
-from workbench.model.tokens import TokenBatch
 from workbench.patching.recording import Recording
 
 TOKENS_PER_CALL = 4096
@@ -38,7 +37,7 @@ class Entry:
     stream: Float[Tensor, "position d_model"]
     """The residual stream it begins with, from the replay's first position on."""
     edits: Mapping[str, EditFunction] = field(default_factory=dict)
-    """Sites of that block -> edit of this row's activation, [position, ...]."""
+    """Sites of that block or later ones -> edit of this row's activation, [position, ...]."""
 
 
 class Replay(Recording):
@@ -51,9 +50,6 @@ class Replay(Recording):
         >>> replay.logits_of([Entry(7, stream)], start=2).shape
         torch.Size([1, 49152])
     """
-
-    def __init__(self, model: LanguageModel, batch: TokenBatch) -> None:
-        super().__init__(model, batch)
 
     @torch.inference_mode()
     def run(
@@ -68,24 +64,7 @@ class Replay(Recording):
         """
         if not entries:
             return self.inputs[-1].new_empty((0, keep, self.model.d_model))
-        order = sorted(range(len(entries)), key=lambda i: entries[i].layer)
-        hidden: Tensor | None = None
-        first = entries[order[0]].layer
-        for layer in range(first, self.model.n_layers + 1):
-            new = [entries[i] for i in order if entries[i].layer == layer]
-            if new:
-                joining = torch.stack([entry.stream for entry in new])
-                before = 0 if hidden is None else len(hidden)
-                hidden = joining if hidden is None else torch.cat([hidden, joining.to(hidden)])
-            if layer == self.model.n_layers or hidden is None:
-                break
-            edits = _together(new, before) if new else {}
-            if edits:
-                with self.model.edit(edits):
-                    hidden = self._block(layer, hidden, start)
-            else:
-                hidden = self._block(layer, hidden, start)
-        assert hidden is not None
+        hidden, order, _ = self._wave(entries, start, self.model.n_layers, ())
         back = torch.empty(len(order), dtype=torch.long)
         back[torch.tensor(order)] = torch.arange(len(order))
         hidden = hidden[:, -keep:][back.to(hidden.device)]
@@ -93,6 +72,49 @@ class Replay(Recording):
             before = self.inputs[-1][start - missing : start].to(hidden)
             hidden = torch.cat([before.expand(len(hidden), -1, -1), hidden], dim=1)
         return hidden
+
+    @torch.inference_mode()
+    def read(
+        self, entries: Sequence[Entry], sites: Sequence[str], start: int = 0
+    ) -> dict[str, dict[int, Tensor]]:
+        """Activations of patched rows: site -> number of the entry -> [position, ...] from `start` on.
+
+        Entries that begin above a site's block never reach it and are left out there. Blocks above the last site are
+        not run.
+        """
+        if not entries or not sites:
+            return {site: {} for site in sites}
+        upto = 1 + max(_block_of(site) for site in sites)
+        _, order, values = self._wave(entries, start, upto, sites)
+        return {
+            site: dict(zip(order, values[site], strict=False)) if site in values else {} for site in sites
+        }
+
+    def _wave(
+        self, entries: Sequence[Entry], start: int, upto: int, read: Sequence[str]
+    ) -> tuple[Tensor, list[int], dict[str, Tensor]]:
+        """Run blocks up to `upto` (exclusive): the rows' streams, in which order they lie, and what was read."""
+        order = sorted(range(len(entries)), key=lambda i: entries[i].layer)
+        by_layer = _edits_by_layer(entries, order)
+        hidden = self.inputs[-1].new_empty((0, self.length - start, self.model.d_model))
+        values: dict[str, Tensor] = {}
+        joined = 0
+        for layer in range(entries[order[0]].layer, upto + 1):
+            new = [entries[i].stream for i in order[joined:] if entries[i].layer == layer]
+            if new:
+                hidden = torch.cat([hidden, torch.stack(new).to(hidden)]) if joined else torch.stack(new)
+                joined += len(new)
+            if layer == upto:
+                break
+            edits = {site: _combined(parts) for site, parts in by_layer.get(layer, {}).items()}
+            wanted = [site for site in read if _block_of(site) == layer]
+            if edits or wanted:
+                with self.model.hooks(read=wanted, edit=edits) as session:
+                    hidden = self._block(layer, hidden, start)
+                values |= {site: session[site] for site in wanted}
+            else:
+                hidden = self._block(layer, hidden, start)
+        return hidden, order, values
 
     def logits_of(
         self, entries: Sequence[Entry], start: int = 0, keep: int = 1
@@ -123,19 +145,32 @@ class Replay(Recording):
         return output_tensor(self.model.block(layer)(*args, **kwargs), f"blocks.{layer}.hook_resid_post")
 
 
-def _together(new: Sequence[Entry], before: int) -> dict[str, EditFunction]:
-    """One edit a site for all rows that join, which are behind `before` others."""
-    by_site: dict[str, list[tuple[int, EditFunction]]] = {}
-    for row, entry in enumerate(new, start=before):
-        for site, edit in entry.edits.items():
-            by_site.setdefault(site, []).append((row, edit))
+def _block_of(site: str) -> int:
+    return int(site.split(".")[1])
 
-    def combined(parts: list[tuple[int, EditFunction]]) -> EditFunction:
-        def edit(activation: Tensor) -> Tensor:
-            for row, one in parts:
-                activation[row] = one(activation[row])
-            return activation
 
-        return edit
+def _edits_by_layer(
+    entries: Sequence[Entry], order: Sequence[int]
+) -> dict[int, dict[str, list[tuple[int, EditFunction]]]]:
+    """Block -> site -> rows (as they lie in the wave) and their edits."""
+    found: dict[int, dict[str, list[tuple[int, EditFunction]]]] = {}
+    for row, i in enumerate(order):
+        for site, edit in entries[i].edits.items():
+            if (layer := _block_of(site)) < entries[i].layer:
+                raise HookError(
+                    f"A row that begins at block {entries[i].layer} has an edit at {site!r}, which it never reaches: "
+                    f"begin it at block {layer} or below."
+                )
+            found.setdefault(layer, {}).setdefault(site, []).append((row, edit))
+    return found
 
-    return {site: combined(parts) for site, parts in by_site.items()}
+
+def _combined(parts: list[tuple[int, EditFunction]]) -> EditFunction:
+    """One edit for all rows of a site."""
+
+    def edit(activation: Tensor) -> Tensor:
+        for row, one in parts:
+            activation[row] = one(activation[row])
+        return activation
+
+    return edit
