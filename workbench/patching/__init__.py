@@ -4,6 +4,8 @@
 - `recording`, `replay`  re-run only what a patch can change, many patches at once
 - `cells`, `sources`     what a patch replaces, and by what
 - `sweep`      grids with controls, intervals and p-values
+- `path`       path patching from senders to receivers
+- `subspace`   interchange interventions in a subspace, distributed alignment search
 """
 
 from workbench.patching.metrics import (
@@ -15,6 +17,8 @@ from workbench.patching.metrics import (
     Probability,
     Rank,
 )
+from workbench.patching.path import path_patch
+from workbench.patching.subspace import das, interchange
 from workbench.patching.sweep import sweep
 
 __all__ = [
@@ -25,5 +29,8 @@ __all__ = [
     "Metric",
     "Probability",
     "Rank",
+    "das",
+    "interchange",
+    "path_patch",
     "sweep",
 ]
