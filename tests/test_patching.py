@@ -112,6 +112,20 @@ def test_a_replay_without_a_patch_gives_the_base_logits(model):
         assert torch.allclose(logits, replay.logits.expand(len(entries), -1), atol=1e-5)
 
 
+def test_an_edit_sees_the_rows_only_not_the_run_that_asks_for_their_arguments(model):
+    replay = Replay(model, model.batch([CLEAN]))
+    seen = []
+
+    def look(x):
+        seen.append(tuple(x.shape))
+        return x * 0
+
+    entries = [Entry(1, replay.inputs[1][4:], {"blocks.1.hook_resid_pre": look})]
+    logits = replay.logits_of(entries, 4)
+    assert seen == [(len(CLEAN) - 4, model.d_model)]
+    assert torch.allclose(logits, replay.logits_of([Entry(1, replay.inputs[1][4:] * 0)], 4), atol=1e-5)
+
+
 def test_a_model_that_gives_no_keys_and_values_back_is_replayed_whole(llama, monkeypatch):
     expected = wb.patching.sweep(llama, CLEAN, CORRUPT, METRIC, control=False).data["metric"]
     monkeypatch.setattr("workbench.patching.recording._keys_and_values", lambda *_: None)

@@ -5,9 +5,15 @@
 - `cells`, `sources`     what a patch replaces, and by what
 - `sweep`      grids with controls, intervals and p-values
 - `path`       path patching from senders to receivers
+- `ablation`, `knockout` take away a site's content, or attention edges
+- `cama`, `all_for_one`  context-aware mean ablation and the subgraph search built on it
 - `subspace`   interchange interventions in a subspace, distributed alignment search
 """
 
+from workbench.patching.ablation import ablate
+from workbench.patching.all_for_one import all_for_one, search
+from workbench.patching.cama import cama
+from workbench.patching.knockout import knockout
 from workbench.patching.metrics import (
     Accuracy,
     KLDivergence,
@@ -29,8 +35,13 @@ __all__ = [
     "Metric",
     "Probability",
     "Rank",
+    "ablate",
+    "all_for_one",
+    "cama",
     "das",
     "interchange",
+    "knockout",
     "path_patch",
+    "search",
     "sweep",
 ]
