@@ -7,11 +7,13 @@
 - `path`       path patching from senders to receivers
 - `ablation`, `knockout` take away a site's content, or attention edges
 - `cama`, `all_for_one`  context-aware mean ablation and the subgraph search built on it
+- `back_patching`, `patchscopes`  a later stream in an earlier block, or in another prompt, with nulls of equally many trials
 - `subspace`   interchange interventions in a subspace, distributed alignment search
 """
 
 from workbench.patching.ablation import ablate
 from workbench.patching.all_for_one import all_for_one, search
+from workbench.patching.back_patching import back_patch
 from workbench.patching.cama import cama
 from workbench.patching.knockout import knockout
 from workbench.patching.metrics import (
@@ -23,11 +25,13 @@ from workbench.patching.metrics import (
     Probability,
     Rank,
 )
+from workbench.patching.patchscopes import ENTITY_DESCRIPTION, decodes, patchscope
 from workbench.patching.path import path_patch
 from workbench.patching.subspace import das, interchange
 from workbench.patching.sweep import sweep
 
 __all__ = [
+    "ENTITY_DESCRIPTION",
     "Accuracy",
     "KLDivergence",
     "LogProbability",
@@ -37,10 +41,13 @@ __all__ = [
     "Rank",
     "ablate",
     "all_for_one",
+    "back_patch",
     "cama",
     "das",
+    "decodes",
     "interchange",
     "knockout",
+    "patchscope",
     "path_patch",
     "search",
     "sweep",
