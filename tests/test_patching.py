@@ -410,3 +410,12 @@ def test_the_permutation_p_value_is_that_of_all_swaps():
     many = paired_permutation(rng.normal(1, 1, (40, 1)), np.zeros((40, 1)), 0)
     assert many[0] < 0.01
     assert np.isnan(paired_permutation(values[:1], null[:1], 0)).all()
+
+
+def test_layers_may_be_given_in_any_order_and_from_the_end(llama):
+    whole = wb.patching.sweep(llama, CLEAN, CORRUPT, METRIC, control=False).data["metric"]
+    some = wb.patching.sweep(llama, CLEAN, CORRUPT, METRIC, control=False, layers=[-1, 0]).data["metric"]
+    assert some["layer"].values.tolist() == [0, 2]
+    np.testing.assert_allclose(some, whole.sel(layer=[0, 2]), atol=1e-6)
+    with pytest.raises(DataError, match="Layer 3 does not exist"):
+        wb.patching.sweep(llama, CLEAN, CORRUPT, METRIC, layers=[3])

@@ -4,17 +4,20 @@
 - `recording`, `replay`  re-run only what a patch can change, many patches at once
 - `cells`, `sources`     what a patch replaces, and by what
 - `sweep`      grids with controls, intervals and p-values
+- `attribution`, `edge_attribution`  first-order estimates of all cells and edges at once
 - `path`       path patching from senders to receivers
 - `ablation`, `knockout` take away a site's content, or attention edges
 - `cama`, `all_for_one`  context-aware mean ablation and the subgraph search built on it
-- `back_patching`, `patchscopes`  a later stream in an earlier block, or in another prompt, with nulls of equally many trials
+- `back_patching`, `patchscopes`  a later stream in an earlier block, or in another prompt
 - `subspace`   interchange interventions in a subspace, distributed alignment search
 """
 
 from workbench.patching.ablation import ablate
 from workbench.patching.all_for_one import all_for_one, search
+from workbench.patching.attribution import attribution
 from workbench.patching.back_patching import back_patch
 from workbench.patching.cama import cama
+from workbench.patching.edge_attribution import edges
 from workbench.patching.knockout import knockout
 from workbench.patching.metrics import (
     Accuracy,
@@ -41,10 +44,12 @@ __all__ = [
     "Rank",
     "ablate",
     "all_for_one",
+    "attribution",
     "back_patch",
     "cama",
     "das",
     "decodes",
+    "edges",
     "interchange",
     "knockout",
     "patchscope",

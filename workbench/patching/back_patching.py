@@ -36,6 +36,7 @@ from torch import Tensor
 from workbench.errors import DataError, MetricError, PositionError, PromptError
 from workbench.model.language_model import LanguageModel
 from workbench.model.tokens import Prompt, TokenBatch, as_list
+from workbench.patching.cells import check_layers
 from workbench.patching.replay import TOKENS_PER_CALL, Entry, Replay
 from workbench.progress import Progress, Silent
 from workbench.provenance import provenance
@@ -146,16 +147,6 @@ def streams_at(model: LanguageModel, batch: TokenBatch, at: int | slice, layers:
     with model.hooks(read=sites, select=lambda value, _site: value[0, at].clone()) as session:
         model.forward(batch, logits_to_keep=1)
     return torch.stack([session[site].to(model.device) for site in sites])
-
-
-def check_layers(layers: Sequence[int] | None, n_layers: int, name: str) -> list[int]:
-    """The blocks asked for, in order, each once; negative ones count from the last. Raises `DataError`."""
-    wanted = range(n_layers) if layers is None else [int(layer) for layer in layers]
-    outside = [layer for layer in wanted if not -n_layers <= layer < n_layers]
-    if outside or not wanted:
-        problem = f"Layer {outside[0]} does not exist" if outside else "No layers were asked for"
-        raise DataError(f"{problem}: {name} has blocks 0–{n_layers - 1}. Give some of them, or None for all.")
-    return sorted({layer % n_layers for layer in wanted})
 
 
 @torch.inference_mode()

@@ -11,14 +11,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
 from torch import Tensor
 
-from workbench.errors import PromptError
+from workbench.errors import DataError, PromptError
 
 Kind = Literal[
     "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern", "neurons"
@@ -118,3 +118,13 @@ def _fitting(kind: str) -> tuple[str, ...]:
     if kind in HEADS:
         return ("head", "head_position")
     return {"pattern": ("head",), "neurons": ("group",)}.get(kind, ("position",))
+
+
+def check_layers(layers: Sequence[int] | None, n_layers: int, name: str) -> list[int]:
+    """The blocks asked for, in order, each once; negative ones count from the last. Raises `DataError`."""
+    wanted = range(n_layers) if layers is None else [int(layer) for layer in layers]
+    outside = [layer for layer in wanted if not -n_layers <= layer < n_layers]
+    if outside or not wanted:
+        problem = f"Layer {outside[0]} does not exist" if outside else "No layers were asked for"
+        raise DataError(f"{problem}: {name} has blocks 0–{n_layers - 1}. Give some of them, or None for all.")
+    return sorted({layer % n_layers for layer in wanted})

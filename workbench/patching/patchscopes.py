@@ -34,7 +34,8 @@ from workbench.hooks.context import HookContext
 from workbench.hooks.session import EditFunction
 from workbench.model.language_model import LanguageModel
 from workbench.model.tokens import Prompt, TokenBatch
-from workbench.patching.back_patching import check_layers, streams_at
+from workbench.patching.back_patching import streams_at
+from workbench.patching.cells import check_layers
 from workbench.patching.replay import TOKENS_PER_CALL
 from workbench.progress import Progress, Silent
 from workbench.provenance import describe_model, provenance

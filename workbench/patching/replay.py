@@ -99,7 +99,9 @@ class Replay(Recording):
         hidden = self.inputs[-1].new_empty((0, self.length - start, self.model.d_model))
         values: dict[str, Tensor] = {}
         joined = 0
-        self.call(entries[order[0]].layer % self.model.n_layers, start)  # asks the model, which no edit may see
+        self.call(
+            entries[order[0]].layer % self.model.n_layers, start
+        )  # asks the model, which no edit may see
         for layer in range(entries[order[0]].layer, upto + 1):
             new = [entries[i].stream for i in order[joined:] if entries[i].layer == layer]
             if new:

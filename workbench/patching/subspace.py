@@ -146,7 +146,9 @@ def das(
     low, high = bootstrap_interval(success.T, seed)
     untouched = _score(task, torch.zeros(1, width), test)[0]
     variables = {
-        "success": array(("subspace", "pair"), success, long_name="first choice is the counterfactual answer"),
+        "success": array(
+            ("subspace", "pair"), success, long_name="first choice is the counterfactual answer"
+        ),
         "log_probability": array(
             ("subspace", "pair"), log_probability, long_name="ln p(counterfactual answer)"
         ),
@@ -154,7 +156,9 @@ def das(
             ("subspace",), success.mean(1), long_name="interchange intervention accuracy, held out"
         ),
         "accuracy_low": array(("subspace",), low, long_name="95 % bootstrap interval over pairs, lower end"),
-        "accuracy_high": array(("subspace",), high, long_name="95 % bootstrap interval over pairs, upper end"),
+        "accuracy_high": array(
+            ("subspace",), high, long_name="95 % bootstrap interval over pairs, upper end"
+        ),
         "basis": array(("rank", "d"), basis.numpy(), long_name="orthonormal rows of the trained subspace"),
         "loss": array(("step",), np.array(losses), long_name="training loss, nats"),
     }

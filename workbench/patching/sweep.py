@@ -33,7 +33,7 @@ import numpy as np
 from workbench.errors import MetricError
 from workbench.model.language_model import LanguageModel
 from workbench.model.tokens import Prompt, as_list
-from workbench.patching.cells import KINDS, By, Cells, Kind
+from workbench.patching.cells import KINDS, By, Cells, Kind, check_layers
 from workbench.patching.checkpoint import Checkpoint
 from workbench.patching.grid import fill_grid
 from workbench.patching.metrics import Metric, MetricFunction, as_metric, continuation, function_of
@@ -113,7 +113,7 @@ def sweep(
     tails = [continuation(m, model) for m in metrics]
     keep = len(tails[0]) + 1
     pairs = as_pairs(model, clean, corrupt, tails)
-    chosen = list(range(model.n_layers)) if layers is None else [int(i) for i in layers]
+    chosen = check_layers(layers, model.n_layers, model.name)
     suffix = KINDS.get(kind, kind)
     if kind not in KINDS:
         Cells.of(kind, by, None, 0, group_size)  # type: ignore[arg-type]
