@@ -83,7 +83,7 @@ def _quiet() -> None:
 
 
 def _ours(lm: wb.LanguageModel, pair: list[list[int]], **options: Any) -> np.ndarray:
-    return wb.patching.sweep(lm, *pair, METRIC, control=False, **options).data["metric"].values[0]
+    return wb.patching.sweep(lm, pair[0], pair[1], METRIC, control=False, **options).data["metric"].values[0]
 
 
 def _residual_grid(
@@ -253,7 +253,7 @@ def _attribution(
         kept["theirs"] = attribution_patch(bridge, clean, corrupt, lambda x: resolved(x[:, -1])[0])
 
     def ours() -> None:
-        kept["ours"] = attribution(lm, *pair, METRIC, kind=["z", "mlp_out"], control=False)
+        kept["ours"] = attribution(lm, pair[0], pair[1], METRIC, kind=["z", "mlp_out"], control=False)
 
     ours()
     timing = alternate({"TransformerLens": theirs, "ours": ours}, repeats=max(5, repeats), warm_up=1)
@@ -265,7 +265,9 @@ def _attribution(
         )
     )
     for kind in ("mlp_out", "z"):
-        checked = attribution(lm, *pair, METRIC, kind=kind, control=False, recheck="all").summary["recheck"]
+        checked = attribution(lm, pair[0], pair[1], METRIC, kind=kind, control=False, recheck="all").summary[
+            "recheck"
+        ]
         report.rows.append({"what": f"estimate and exact grid, {kind}", **checked})
     value = statistics.median(timing.ratios("TransformerLens", "ours"))
     report.goals.append(Goal.at_least("attribution_over_transformerlens", round(value, 2), 10))

@@ -148,7 +148,7 @@ def test_the_control_is_a_push_of_the_same_norm_elsewhere(llama, monkeypatch, he
     assert torch.allclose(push.flatten(1).norm(dim=1), other.flatten(1).norm(dim=1), atol=1e-5)
     assert (push.flatten(1).norm(dim=1) > 0).tolist() == [True, False, True, False, False]
     if heads is not None:
-        assert other[:, [0, 2, 3]].abs().max() == 0
+        assert other[:, [0, 2, 3]].abs().max() < 1e-6
     cosine = torch.cosine_similarity(push[0].flatten(), other[0].flatten(), dim=0)
     assert abs(float(cosine)) < 0.6
     whole = activations(llama, PROMPTS[0], "blocks.1.attn.hook_z").clone()
