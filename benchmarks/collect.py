@@ -15,7 +15,6 @@ Goals: `disk_over_limit` (tokens/s of b over a, float32) >= 0.95, `disk_over_lim
 
 from __future__ import annotations
 
-import copy
 import shutil
 import statistics
 import subprocess
@@ -23,16 +22,27 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import workbench as wb
+from benchmarks.collect_peers import (
+    SITES,
+    TOKENS_PER_BATCH,
+    equal_lengths,
+    in_order,
+    make_bridge,
+    make_nnsight,
+    make_sae_lens,
+    run_bridge,
+)
 from benchmarks.common import Goal, Report, Timing, alternate, machine, main
 
-SITES = ["blocks.4.hook_resid_post", "blocks.8.hook_resid_post", "blocks.12.hook_resid_post"]
-TOKENS_PER_BATCH = 2048
+Side = Callable[[list[str], list[list[int]]], Any]
+"""Runs prompts, given as texts and as token ids."""
 
 
 def run(tokens: int = 40_000, repeats: int = 3, memory: int = 1) -> Report:
@@ -73,29 +83,43 @@ def _speed(dtype: str, tokens: int, repeats: int, report: Report) -> None:
     ids = [model.encode(p) for p in prompts]
     n_tokens = sum(map(len, ids))
     folder = Path(tempfile.mkdtemp(prefix="collect-"))
-    sides: dict[str, Callable[[], Any]] = {
-        "limit": lambda: _limit(model, ids),
-        "ours to disk": lambda: _ours(model, prompts, folder),
-        "ours in memory": lambda: wb.collect(model, prompts, SITES, "all", tokens_per_batch=TOKENS_PER_BATCH),
-    }
     _agree(model, prompts, ids, folder, report, dtype)
-    bridge = _bridge(model)
-    padded, sorted_by_hand = _in_order(ids), _equal_lengths(ids)
-    sides["TransformerBridge"] = lambda: _bridged(bridge, ids, padded, folder)
-    sides["TransformerBridge, sorted by hand"] = lambda: _bridged(bridge, ids, sorted_by_hand, folder)
-    if (traced := _nnsight(model)) is not None:
-        sides["nnsight"] = lambda: traced(ids, padded, folder)
-        sides["nnsight, sorted by hand"] = lambda: traced(ids, sorted_by_hand, folder)
+    bridge, traced = make_bridge(model), make_nnsight(model)
+    in_memory = {"sites": SITES, "positions": "all", "tokens_per_batch": TOKENS_PER_BATCH}
+    sides: dict[str, Side] = {
+        "limit": lambda _texts, rows: _limit(model, rows),
+        "ours to disk": lambda some, _rows: _ours(model, some, folder),
+        "ours in memory": lambda some, _rows: wb.collect(model, some, **in_memory),
+        "TransformerBridge": lambda _texts, rows: run_bridge(bridge, rows, in_order(rows), folder),
+    }
+    by_hand: dict[str, Side] = {
+        "TransformerBridge, sorted by hand": lambda _t, rows: run_bridge(
+            bridge, rows, equal_lengths(rows), folder
+        )
+    }
+    if traced is not None:
+        sides["nnsight"] = lambda _texts, rows: traced(rows, in_order(rows), folder)
+        by_hand["nnsight, sorted by hand"] = lambda _t, rows: traced(rows, equal_lengths(rows), folder)
     else:
         report.rows.append({"dtype": dtype, "side": "nnsight", "note": "not installed: not run"})
+    for side in (*sides.values(), *by_hand.values()):
+        side(prompts[:20], ids[:20])  # warm up
+    timing = alternate(
+        {name: partial(run, prompts, ids) for name, run in sides.items()}, repeats=repeats, warm_up=0
+    )
+    # One round of those that count for no goal, beside the limit.
+    more: dict[str, Callable[[], Any]] = {"limit": partial(sides["limit"], prompts, ids)}
+    more |= {name: partial(run, prompts, ids) for name, run in by_hand.items()}
+    sae_lens_tokens = 0
     if dtype == "float32":
-        run_sae_lens, sae_lens_tokens = _sae_lens(prompts, n_tokens)
-        sides["sae-lens, one site"] = lambda: run_sae_lens(folder)
-    timing = alternate(sides, repeats=repeats, warm_up=1)
-    for side in sides:
-        tokens = sae_lens_tokens if side.startswith("sae-lens") else n_tokens
-        rate = round(tokens / timing.median(side))
-        report.rows.append(timing.row(side, "limit", dtype=dtype, tokens_per_second=rate, tokens=tokens))
+        run_sae_lens, sae_lens_tokens = make_sae_lens(prompts, n_tokens)
+        more["sae-lens, one site"] = partial(run_sae_lens, folder)
+    once = alternate(more, repeats=1, warm_up=0)
+    for timed, names in ((timing, sides), (once, [name for name in more if name != "limit"])):
+        for side in names:
+            tokens = sae_lens_tokens if side.startswith("sae-lens") else n_tokens
+            rate = round(tokens / timed.median(side))
+            report.rows.append(timed.row(side, "limit", dtype=dtype, tokens_per_second=rate, tokens=tokens))
     suffix = "" if dtype == "float32" else "_bf16"
     limit = 0.95 if dtype == "float32" else 0.9
     report.goals.append(
@@ -153,137 +177,6 @@ def _ours(model: wb.LanguageModel, prompts: list[str], folder: Path) -> None:
     target = folder / "ours"
     shutil.rmtree(target, ignore_errors=True)
     wb.collect_to(target, model, prompts, SITES, "all", tokens_per_batch=TOKENS_PER_BATCH)
-
-
-def _bridge(model: wb.LanguageModel) -> Any:
-    from transformer_lens.model_bridge.sources import build_bridge_from_module
-
-    hf = copy.deepcopy(model.hf)
-    return build_bridge_from_module(hf, type(hf).__name__, hf_config=hf.config, tokenizer=None)
-
-
-@torch.inference_mode()
-def _bridged(bridge: Any, ids: list[list[int]], batches: list[list[int]], folder: Path) -> None:
-    """TransformerLens' way: cache each batch, save its rows."""
-    from safetensors.torch import save_file
-
-    names = [site.replace("hook_resid_post", "hook_out") for site in SITES]
-    target = folder / "bridge"
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir()
-    last = max(int(site.split(".")[1]) for site in SITES)
-    for number, places in enumerate(batches):
-        rows, real = _right_padded(ids, places)
-        _, cache = bridge.run_with_cache(rows, names_filter=lambda n: n in names, stop_at_layer=last + 1)
-        kept = {name: cache[name][real] for name in names}
-        save_file(kept, target / f"{number:05d}.safetensors")
-
-
-def _right_padded(ids: list[list[int]], places: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """[batch, position] ids and which of them are real; padding on the right changes nothing before it."""
-    longest = max(len(ids[i]) for i in places)
-    rows = torch.tensor([ids[i] + [0] * (longest - len(ids[i])) for i in places])
-    lengths = torch.tensor([len(ids[i]) for i in places])
-    return rows, torch.arange(longest) < lengths[:, None]
-
-
-def _in_order(ids: list[list[int]]) -> list[list[int]]:
-    """Prompts in their order, as many at once as fit with padding."""
-    batches: list[list[int]] = []
-    longest = 0
-    for i, row in enumerate(ids):
-        longest = max(longest, len(row))
-        if batches and (len(batches[-1]) + 1) * longest <= TOKENS_PER_BATCH:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-            longest = len(row)
-    return batches
-
-
-def _equal_lengths(ids: list[list[int]]) -> list[list[int]]:
-    groups: dict[int, list[list[int]]] = {}
-    for i, row in enumerate(ids):
-        several = groups.setdefault(len(row), [[]])
-        if (len(several[-1]) + 1) * len(row) > TOKENS_PER_BATCH and several[-1]:
-            several.append([])
-        several[-1].append(i)
-    return [places for several in groups.values() for places in several]
-
-
-def _nnsight(
-    model: wb.LanguageModel,
-) -> Callable[[list[list[int]], list[list[int]], Path], None] | None:
-    try:
-        import nnsight  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
-    except ImportError:
-        return None
-    from safetensors.torch import save_file
-
-    traced = nnsight.NNsight(copy.deepcopy(model.hf))
-    layers = [int(site.split(".")[1]) for site in SITES]
-
-    @torch.inference_mode()
-    def go(ids: list[list[int]], batches: list[list[int]], folder: Path) -> None:
-        target = folder / "nnsight"
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir()
-        for number, places in enumerate(batches):
-            kept = {}
-            rows, real = _right_padded(ids, places)
-            with traced.trace(rows) as tracer:
-                for layer in layers:
-                    kept[f"blocks.{layer}"] = traced.model.layers[layer].output.save()
-                tracer.stop()  # pyright: ignore[reportAttributeAccessIssue]
-            flat = {k: v[real] for k, v in kept.items()}
-            save_file(flat, target / f"{number:05d}.safetensors")
-
-    return go
-
-
-def _sae_lens(prompts: list[str], n_tokens: int) -> tuple[Callable[[Path], None], int]:
-    """sae-lens' CacheActivationsRunner on the same text, packed into contexts of 128 as it does; the last site only.
-
-    Returns:
-        What runs it, and how many tokens it takes: whole buffers of 2,048.
-    """
-    from datasets import Dataset
-    from sae_lens import cache_activations_runner as sae_lens
-    from sae_lens.config import CacheActivationsRunnerConfig
-
-    from workbench.model import pull
-
-    buffer, width = 2048, 576
-    tokens = n_tokens // buffer * buffer
-    config = CacheActivationsRunnerConfig(
-        dataset_path="plain-text",
-        model_name=str(pull.ensure("smollm2-135m")),
-        model_class_name="AutoModelForCausalLM",
-        model_batch_size=buffer // 128,
-        hook_name="model." + SITES[-1].replace("blocks", "layers").removesuffix(".hook_resid_post"),
-        d_in=width,
-        training_tokens=tokens,
-        context_size=128,
-        new_cached_activations_path="set for each run",
-        shuffle=False,
-        buffer_size_gb=(buffer * width * 4 + 1) / 1e9,
-        device="cpu",
-        streaming=False,
-    )
-    text = Dataset.from_dict(
-        {"text": [*prompts, *prompts[: len(prompts) // 4]]}
-    )  # it drops what fills no context
-    runner = sae_lens.CacheActivationsRunner(config, override_dataset=text)
-
-    def go(folder: Path) -> None:
-        target = folder / "sae-lens"
-        shutil.rmtree(target, ignore_errors=True)
-        config.new_cached_activations_path = str(target)
-        runner.activations_store = sae_lens._mk_activations_store(runner.model, config, override_dataset=text)
-        if (kept := len(runner.run()) * 128) < tokens:
-            raise RuntimeError(f"sae-lens kept {kept} of {tokens} tokens")
-
-    return go, tokens
 
 
 def _agree(
