@@ -228,7 +228,13 @@ def test_the_command_serves_until_ctrl_c_and_says_where(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "workbench.cli.main", "dashboard", "--no-open", "--port", str(port)]
-    process = subprocess.Popen([*command, "--runs", str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--runs", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background of a shell inherit that Ctrl-C is ignored; a user's terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         said = process.stdout.readline()
         assert f"http://127.0.0.1:{port}/" in said
