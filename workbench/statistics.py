@@ -26,6 +26,14 @@ def bootstrap_interval(values: np.ndarray, seed: int, n: int = 1000) -> tuple[np
     return low, high
 
 
+def standard_error(values: np.ndarray) -> np.ndarray:
+    """Standard error of the mean over the first axis (n - 1 in the variance); NaN where there is only one item."""
+    n_items = len(values)
+    if n_items < 2:
+        return np.full(values.shape[1:], np.nan)
+    return values.std(0, ddof=1) / np.sqrt(n_items)
+
+
 def paired_permutation(values: np.ndarray, null: np.ndarray, seed: int, n: int = 4096) -> np.ndarray:
     """Two-sided p-value of the mean difference between two paired measurements, by swapping them within items.
 

@@ -207,10 +207,6 @@ def _recheck(
         }
 
 
-def strength_size(result: Result) -> int:
-    return result.data["mean_effect"].size
-
-
 def _joined(results: Mapping[str, Result], *, fewer_kv: bool) -> Result:
     """One result of kind `attribution`; with several kinds, names end in the kind."""
     first = next(iter(results.values()))

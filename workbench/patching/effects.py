@@ -13,20 +13,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from workbench.errors import MetricError
 from workbench.model.language_model import LanguageModel
-from workbench.patching.metrics import Metric, MetricFunction
+from workbench.patching.metrics import Metric, MetricFunction, one_each
 from workbench.results import array
-from workbench.statistics import bootstrap_interval
+from workbench.statistics import bootstrap_interval, standard_error
 
 
 def resolved_metrics(
     model: LanguageModel, metric: Metric | Sequence[Metric], n: int
 ) -> tuple[list[MetricFunction], str]:
     """One function for each of `n` prompts, and how to call them."""
-    metrics = list(metric) if isinstance(metric, Sequence) else [metric] * n
-    if len(metrics) != n:
-        raise MetricError(f"{len(metrics)} metrics were given for {n} prompts: give one, or one per prompt.")
+    metrics = one_each(metric, model, n, "prompt")
     names = sorted({str(m) for m in metrics})
     return [m.resolve(model) for m in metrics], names[0] if len(names) == 1 else f"{len(names)} metrics"
 
@@ -47,13 +44,12 @@ def effect_variables(
         "base_metric": array(("prompt",), base, long_name=f"{metric}, base run"),
         "metric": array(("prompt", *dims), values, long_name=f"{metric}, edited run"),
     }
-    n = len(base)
     for prefix, run in (("", values), ("control_", control)):
         if run is None:
             continue
         effect = run - base.reshape(-1, *[1] * (run.ndim - 1))
         low, high = bootstrap_interval(effect, seed)
-        stderr = effect.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.full(effect.shape[1:], np.nan)
+        stderr = standard_error(effect)
         what = f"{'control: ' if prefix else ''}edited - base"
         made[f"{prefix}effect"] = array(("prompt", *dims), effect, long_name=f"{what}, {metric}")
         made[f"mean_{prefix}effect"] = array(dims, effect.mean(0), long_name=f"{what}, mean over prompts")

@@ -16,7 +16,7 @@ from workbench.errors import MetricError, PromptError
 from workbench.model.language_model import LanguageModel
 from workbench.model.tokens import TokenBatch, as_list
 from workbench.patching.gradients import INPUT, Activations, Forward, integrated
-from workbench.patching.metrics import Metric, as_metric, continuation, function_of
+from workbench.patching.metrics import KLDivergence, Metric, continuation, function_of, one_each
 from workbench.patching.outcome import Outcome
 from workbench.patching.pairs import Pair, as_pairs
 from workbench.patching.sources import wrong_sources
@@ -60,19 +60,13 @@ class Runs:
             raise MetricError(f"direction is {direction!r}; expected 'denoising' or 'noising'.")
         if not isinstance(integrate, int) or integrate < 0:
             raise PromptError(f"integrate is {integrate!r}; expected a number of steps, 0 or more.")
-        n = len(as_list(clean))
-        metrics = [as_metric(m) for m in (metric if isinstance(metric, Sequence) else [metric] * n)]
-        if len(metrics) != n:
-            raise MetricError(f"{len(metrics)} metrics were given for {n} pairs: give one, or one per pair.")
-        against = [str(m) for m in metrics if hasattr(m, "against")]
+        metrics = one_each(metric, model, len(as_list(clean)))
+        against = [str(m) for m in metrics if isinstance(m, KLDivergence)]
         if against and direction == "noising" and not integrate:
             raise MetricError(
                 f"{against[0]} is least at the clean run, where noising takes the gradient: it is 0 there, and so "
                 "would be every estimate. Give integrate=5, or direction='denoising'."
             )
-        for m in metrics:
-            if not hasattr(m, "against"):
-                m.resolve(model)
         tails = [continuation(m, model) for m in metrics]
         if len({len(tail) for tail in tails}) > 1:
             raise MetricError(

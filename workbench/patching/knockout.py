@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -31,12 +30,11 @@ import xarray as xr
 from torch import Tensor
 
 from workbench.errors import DataError, ModelError, PositionError
-from workbench.hooks.tensors import output_tensor, replace_first
 from workbench.model.language_model import LanguageModel
 from workbench.model.tokens import Prompt, TokenBatch, as_list
 from workbench.patching.effects import effect_variables, resolved_metrics, strongest
 from workbench.patching.metrics import Metric
-from workbench.patching.replay import TOKENS_PER_CALL, Replay
+from workbench.patching.replay import TOKENS_PER_CALL, Entry, Replay
 from workbench.progress import Progress, Silent
 from workbench.provenance import provenance
 from workbench.results import Result, array
@@ -158,18 +156,17 @@ def knockout(
     for i, batch in enumerate(batches):
         replay = Replay(model, batch)
         start = replay.starts(min(asks[i]))
-        rows = [
-            _Row(frozenset(chosen), edge[start:] & where)
+        entries = [
+            _entry(replay, chosen, edge[start:] & where, start, renormalise, to_bos)
             for edge in ([edges[i], others[i]] if control else [edges[i]])
             for chosen in windows
         ]
-        size = max(1, tokens_per_call // (replay.length - start))
-        logits = [
-            _logits(replay, rows[at : at + size], start, renormalise, to_bos)
-            for at in range(0, len(rows), size)
-        ]
+        row = np.empty(len(entries))
+        for chunk in replay.chunks(entries, tokens_per_call):
+            logits = replay.logits_of([entries[j] for j in chunk], start)
+            row[chunk] = functions[i](logits).float().cpu().numpy()
         base.append(float(functions[i](replay.logits[None])[0]))
-        values.append(functions[i](torch.cat(logits)).float().cpu().numpy().reshape(-1, len(windows)))
+        values.append(row.reshape(-1, len(windows)))
         progress.advance()
 
     stacked = np.stack(values)
@@ -267,34 +264,13 @@ def _other_edges(blocked: Tensor, rng: np.random.Generator, to_bos: bool) -> Ten
     return chosen
 
 
-@dataclass(frozen=True)
-class _Row:
-    layers: frozenset[int]
-    blocked: Tensor
-    """[head, query, key]"""
+def _entry(
+    replay: Replay, layers: Sequence[int], blocked: Tensor, start: int, renormalise: bool, to_bos: bool
+) -> Entry:
+    """A row that joins at the first layer of its window. `blocked`: [head, query, key]."""
 
+    def edit(pattern: Tensor) -> Tensor:
+        return block_edges(pattern, blocked, renormalise=renormalise, to_bos=to_bos)
 
-@torch.inference_mode()
-def _logits(replay: Replay, rows: list[_Row], start: int, renormalise: bool, to_bos: bool) -> Tensor:
-    """Logits at the last position. Rows join the wave at the first layer of their window, as in `Replay.run`."""
-    model = replay.model
-    order = sorted(range(len(rows)), key=lambda i: min(rows[i].layers))
-    hidden = replay.inputs[0].new_empty((0, replay.length - start, model.d_model))
-    for layer in range(min(rows[order[0]].layers), model.n_layers):
-        joined = [rows[i] for i in order if min(rows[i].layers) <= layer]
-        new = replay.inputs[layer][start:].to(hidden.device).expand(len(joined) - len(hidden), -1, -1)
-        hidden = torch.cat([hidden, new])
-
-        def edit(pattern: Tensor, layer: int = layer, joined: list[_Row] = joined) -> Tensor:
-            for i, row in enumerate(joined):
-                if layer in row.layers:
-                    pattern[i] = block_edges(pattern[i], row.blocked, renormalise=renormalise, to_bos=to_bos)
-            return pattern
-
-        touched = any(layer in row.layers for row in joined)
-        args, kwargs = replace_first(*replay.call(layer, start), hidden)
-        with model.edit({f"blocks.{layer}.attn.hook_pattern": edit} if touched else {}):
-            hidden = output_tensor(model.block(layer)(*args, **kwargs), f"blocks.{layer}.hook_resid_post")
-    back = torch.empty(len(order), dtype=torch.long)
-    back[torch.tensor(order)] = torch.arange(len(order))
-    return model.readout(hidden[:, -1][back.to(hidden.device)])
+    first = min(layers)
+    return Entry(first, replay.inputs[first][start:], {f"blocks.{i}.attn.hook_pattern": edit for i in layers})

@@ -14,7 +14,7 @@ once. Any object with `resolve(model)` returning a function `[row, d_vocab] -> [
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -231,3 +231,23 @@ def continuation(metric: Metric, model: LanguageModel) -> list[int]:
 def function_of(metric: Metric, model: LanguageModel, clean: Tensor) -> MetricFunction:
     """The function of a metric, given the clean run's logits [d_vocab]."""
     return metric.against(clean) if isinstance(metric, KLDivergence) else metric.resolve(model)
+
+
+def check(metric: Metric, model: LanguageModel) -> None:
+    """Raise `MetricError` now where a metric does not suit the model (one that waits for a clean run suits all)."""
+    if not isinstance(metric, KLDivergence):
+        metric.resolve(model)
+
+
+def one_each(given: Any, model: LanguageModel, n: int, what: str = "pair") -> list[Metric]:
+    """One metric for each of `n` pairs (or whatever `what` is): given once for all, or as many as there are.
+
+    Raises:
+        MetricError: another number of them, or one that does not suit the model.
+    """
+    metrics = [as_metric(m) for m in (given if isinstance(given, Sequence) else [given] * n)]
+    if len(metrics) != n:
+        raise MetricError(f"{len(metrics)} metrics were given for {n} {what}s: give one, or one per {what}.")
+    for one in dict.fromkeys(metrics):
+        check(one, model)
+    return metrics

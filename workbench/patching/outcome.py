@@ -13,7 +13,7 @@ from workbench.model.language_model import LanguageModel
 from workbench.patching.pairs import Pair
 from workbench.provenance import provenance
 from workbench.results import Result, array
-from workbench.statistics import bootstrap_interval, paired_permutation
+from workbench.statistics import bootstrap_interval, paired_permutation, standard_error
 
 
 @dataclass
@@ -44,15 +44,15 @@ class Outcome:
         source, base = self.ends.T
         effect = self._normalised(self.raw)
         low, high = bootstrap_interval(effect, self.seed)
-        n = len(effect)
-        error = effect.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.full(effect.shape[1:], np.nan)
         clean, corrupt = (source, base) if self.direction == "denoising" else (base, source)
         label = f"{self.direction} effect (0 none, 1 full)"
         variables = {
             "metric": array(("pair", *dims), self.raw, long_name=self.metric),
             "effect": array(("pair", *dims), effect, long_name=label),
             "mean_effect": array(dims, effect.mean(0), long_name=f"mean {label}"),
-            "effect_se": array(dims, error, long_name="standard error of the mean effect over pairs"),
+            "effect_se": array(
+                dims, standard_error(effect), long_name="standard error of the mean effect over pairs"
+            ),
             "effect_low": array(dims, low, long_name="95 % bootstrap interval over pairs, lower end"),
             "effect_high": array(dims, high, long_name="95 % bootstrap interval over pairs, upper end"),
             "clean_metric": array(("pair",), clean, long_name=f"{self.metric}, clean run"),

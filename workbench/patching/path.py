@@ -30,7 +30,7 @@ from workbench.errors import PromptError, SiteError
 from workbench.hooks.session import EditFunction
 from workbench.model.language_model import LanguageModel
 from workbench.model.tokens import Prompt
-from workbench.patching.metrics import Metric, MetricFunction, as_metric, function_of
+from workbench.patching.metrics import Metric, MetricFunction, as_metric, check, function_of
 from workbench.patching.outcome import Outcome
 from workbench.patching.pairs import as_pairs
 from workbench.patching.replay import TOKENS_PER_CALL, Entry, Replay
@@ -87,8 +87,7 @@ def path_patch(
     """
     progress, started = progress or Silent(), time.perf_counter()
     given = as_metric(metric)
-    if not hasattr(given, "against"):
-        given.resolve(model)
+    check(given, model)
     into = _receivers(model, receivers)
     sets = [list(nodes) for nodes in senders] if senders is not None else _each(model)
     _check(model, sets)

@@ -36,7 +36,7 @@ from workbench.model.tokens import Prompt, as_list
 from workbench.patching.cells import KINDS, By, Cells, Kind, check_layers
 from workbench.patching.checkpoint import Checkpoint
 from workbench.patching.grid import fill_grid
-from workbench.patching.metrics import Metric, MetricFunction, as_metric, continuation, function_of
+from workbench.patching.metrics import Metric, MetricFunction, continuation, function_of, one_each
 from workbench.patching.outcome import Outcome
 from workbench.patching.pairs import as_pairs
 from workbench.patching.replay import TOKENS_PER_CALL, Replay
@@ -184,14 +184,7 @@ def sweep(
 
 def _metrics(model: LanguageModel, metric: Any, n_pairs: int) -> list[Metric]:
     """One metric a pair, each known to suit the model."""
-    metrics = [as_metric(m) for m in (metric if isinstance(metric, Sequence) else [metric] * n_pairs)]
-    if len(metrics) != n_pairs:
-        raise MetricError(
-            f"{len(metrics)} metrics were given for {n_pairs} pairs: give one, or one per pair."
-        )
-    for one in dict.fromkeys(metrics):
-        if not hasattr(one, "against"):
-            one.resolve(model)
+    metrics = one_each(metric, model, n_pairs)
     lengths = {len(continuation(one, model)) for one in metrics}
     if len(lengths) > 1:
         raise MetricError(
