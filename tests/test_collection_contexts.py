@@ -15,7 +15,7 @@ from tokenizers.processors import TemplateProcessing
 from workbench.collection.contexts import contexts
 from workbench.collection.encoding import Encoder
 from workbench.collection.items import Item
-from workbench.collection.offsets import spell
+from workbench.model.offsets import spell
 from workbench.collection.sources import open_source
 from workbench.errors import PromptError
 from workbench.model.language_model import LanguageModel

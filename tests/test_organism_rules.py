@@ -251,3 +251,17 @@ def test_mazes_come_from_their_seed_and_leave_the_global_generators_alone(kind):
     assert (random.random(), np.random.random()) == expected
     assert np.array_equal(one, same) and not np.array_equal(one, other)
     assert len(np.unique(one, axis=0)) == 5  # not one maze five times
+
+
+def test_after_r_steps_is_r_times_one_step():
+    from workbench.organisms.tasks import looped
+
+    graphs = looped.Looped().draw(20, np.random.default_rng(0), "train")
+    ends, steps = looped.ends_of(graphs)
+    for graph, end, far in zip(graphs, ends, steps, strict=True):
+        for node in range(len(graph)):
+            here = node
+            for r in range(10):
+                assert looped.after(graph[None], r)[0, node] == here
+                assert (here == end[node]) == (r >= far[node])
+                here = graph[here]

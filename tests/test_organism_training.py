@@ -15,6 +15,7 @@ from tiny_organism import Small, SmallModular, StopAfter
 import workbench as wb
 from workbench.errors import Cancelled, DataError, ModelError, PromptError
 from workbench.organisms import shipped
+from workbench.organisms.organism import Plan
 from workbench.organisms.tokenizer import word_tokenizer
 from workbench.organisms.training import loss_of, snapshots_of, train
 from workbench.organisms.weight_statistics import COLUMNS, weight_statistics
@@ -257,3 +258,13 @@ def test_a_minus_is_a_sign_after_a_number_and_part_of_a_word_elsewhere():
 def test_a_vocabulary_that_cannot_be_is_refused(words, start, message):
     with pytest.raises(DataError, match=message):
         word_tokenizer(words, start=start)
+
+
+def test_the_rate_of_a_plan_with_cycles_and_a_cool_down():
+    plan = Plan(steps=2200, cycles=2, cool_down=200, learning_rate=1.0, warmup=100)
+    same = Plan(steps=1000, learning_rate=1.0, warmup=100)
+    rates = [plan.rate(step) for step in range(plan.steps)]
+    assert rates[:1000] == rates[1000:2000] == [same.rate(step) for step in range(1000)]
+    assert max(rates) == pytest.approx(1.0, abs=1e-3) and rates[1999] == pytest.approx(0.1, abs=1e-3)
+    cooling = np.diff(rates[2000:])
+    assert np.allclose(cooling, cooling[0]) and cooling[0] < 0 < rates[-1] < 0.001

@@ -5,7 +5,7 @@
    that, the rest is the answer. Where they are not (the last token would reach into the answer), the answer is
    tokenised on its own and put behind the text, so that the text's tokens never depend on it. A token that the
    tokenizer puts behind every text (EOS) is left away before an answer.
-3. Spans are brought from characters to tokens through the tokenizer's offsets (`workbench.collection.offsets`).
+3. Spans are brought from characters to tokens through the tokenizer's offsets (`workbench.model.offsets`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from workbench.collection.chats import Part, render
 from workbench.collection.items import Context, Item
-from workbench.collection.offsets import covered, spell
+from workbench.model.offsets import covered, spell
 from workbench.errors import PromptError
 from workbench.model.language_model import LanguageModel
 from workbench.model.text_side import TextSide

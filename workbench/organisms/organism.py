@@ -56,6 +56,9 @@ class Plan:
     hundredth along a straight line."""
     cycles: int = 1
     """Cosine: how often the schedule is run through, each time from its warm-up. Every restart is a second wind."""
+    cool_down: int = 0
+    """How many of the steps, at the end, the rate falls to zero in, along a straight line from where the schedule ends.
+    Takes away the jitter of a last step at a rate that is still high."""
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.98)
     epsilon: float = 1e-8
@@ -70,14 +73,21 @@ class Plan:
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
-        length = self.steps // self.cycles
+        end = self.steps - self.cool_down
+        if step >= end:
+            return self._scheduled(end - 1) * (self.steps - step) / (self.cool_down + 1)
+        return self._scheduled(step)
+
+    def _scheduled(self, step: int) -> float:
+        end = self.steps - self.cool_down
+        length = end // self.cycles
         step = step % length if self.cycles > 1 else step
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
         if self.decay == "constant":
             return self.learning_rate
         if self.decay == "late":
-            left = (self.steps - step) / (self.steps / 4)
+            left = (end - step) / (end / 4)
             return self.learning_rate * max(0.01, min(1.0, left))
         done = (step - self.warmup) / max(1, length - self.warmup)
         return self.learning_rate * (0.1 + 0.45 * (1 + float(np.cos(np.pi * min(1.0, done)))))

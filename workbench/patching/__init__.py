@@ -3,6 +3,7 @@
 - `metrics`    logits -> one number per row
 - `recording`, `replay`  re-run only what a patch can change, many patches at once
 - `cells`, `sources`     what a patch replaces, and by what
+- `alignment`  which positions correspond in prompts of different lengths
 - `sweep`      grids with controls, intervals and p-values
 - `attribution`, `edge_attribution`  first-order estimates of all cells and edges at once
 - `path`       path patching from senders to receivers
@@ -13,6 +14,7 @@
 """
 
 from workbench.patching.ablation import ablate
+from workbench.patching.alignment import Alignment, align
 from workbench.patching.all_for_one import all_for_one, search
 from workbench.patching.attribution import attribution
 from workbench.patching.back_patching import back_patch
@@ -36,6 +38,7 @@ from workbench.patching.sweep import sweep
 __all__ = [
     "ENTITY_DESCRIPTION",
     "Accuracy",
+    "Alignment",
     "KLDivergence",
     "LogProbability",
     "LogitDifference",
@@ -43,6 +46,7 @@ __all__ = [
     "Probability",
     "Rank",
     "ablate",
+    "align",
     "all_for_one",
     "attribution",
     "back_patch",

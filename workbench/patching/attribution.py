@@ -30,10 +30,11 @@ import xarray as xr
 from workbench.errors import PromptError
 from workbench.model.language_model import LanguageModel
 from workbench.model.tokens import Prompt
+from workbench.patching.alignment import Alignment
 from workbench.patching.cells import HEADS, KINDS, By, Cells, Kind
 from workbench.patching.first_order import Direction, Runs
 from workbench.patching.gradients import TOKENS_PER_BACKWARD, Activations, precise
-from workbench.patching.metrics import Metric, MetricFunction, function_of
+from workbench.patching.metrics import Metric, MetricFunction
 from workbench.patching.recheck import agreement, patched_metric
 from workbench.patching.replay import Replay
 from workbench.patching.sources import read
@@ -57,6 +58,7 @@ def attribution(
     direction: Direction = "denoising",
     integrate: int = 0,
     recheck: int | Literal["all"] = 0,
+    alignment: Alignment | Mapping[int, int] | Sequence[Alignment | Mapping[int, int]] | None = None,
     layers: Sequence[int] | None = None,
     control: bool = True,
     seed: int = 0,
@@ -70,12 +72,14 @@ def attribution(
         clean, corrupt: one prompt each, or as many as there are pairs. All have the same number of tokens.
         metric: logits -> number, differentiable (see `metrics`); one for all pairs, or one per pair.
         kind: what is patched, as in `sweep` (not `pattern`, `neurons`); several kinds take the same passes.
-        by: `head_position` gives heads (`z`, `q`, `k`, `v`) at each position instead of over all.
+        by: `head_position` gives heads (`z`, `q`, `k`, `v`) at each position instead of over all; `span` the
+            spans of an `alignment` instead of positions, where all pairs' patched runs have one length.
         direction: `denoising` (base: corrupt run, source: clean run) or `noising` (the reverse).
         integrate: 0: gradient of the base run; m: mean gradient over m inputs between base and source. The paper takes
             5 steps; midpoints are used here. With `control` the wrong source's path is not followed: its difference
             meets the same gradients.
         recheck: how many cells of each kind, the strongest ones, are patched exactly; or "all".
+        alignment: which positions correspond where prompts differ in length, as in `sweep`.
         layers: which blocks; all by default.
         control: also estimate wrong-source patches, as in `sweep` (costs no pass).
         seed: for the control's derangement, the bootstrap and the permutations.
@@ -101,7 +105,7 @@ def attribution(
     progress, started = progress or Silent(), time.perf_counter()
     kinds = [kind] if isinstance(kind, str) else list(dict.fromkeys(kind))
     _check(kinds, recheck)
-    runs = Runs.of(model, clean, corrupt, metric, direction, integrate)
+    runs = Runs.to_expand(model, clean, corrupt, metric, direction, integrate, alignment)
     chosen = range(model.n_layers) if layers is None else layers
     sites = {k: [model.resolve(f"blocks.{i}.{KINDS[k]}")[0] for i in chosen] for k in kinds}
     points = list({site.name: site for some in sites.values() for site in some}.values())
@@ -109,20 +113,32 @@ def attribution(
     wrong: dict[str, list[np.ndarray]] = {k: [] for k in kinds}
     cells: dict[str, Cells] = {}
     ends, any_heads = [], any(k in HEADS for k in kinds)
-    progress.stage("attribute", len(runs.bases))
-    for one in runs.expand(points, [p.name for p in points], control, seed, tokens_per_backward):
+    spans = [
+        [base for _, base, _ in runs.groups(i)] if alignment is not None else [] for i in range(len(runs))
+    ]
+    progress.stage("attribute", len(runs))
+    for i, one in enumerate(
+        runs.expand(points, [p.name for p in points], control, seed, tokens_per_backward)
+    ):
         ends.append(one.ends)
         for k in kinds:
             names = [site.name for site in sites[k]]
             cells[k] = Cells.of(
-                k, by if k in HEADS or not any_heads else "auto", one.base[names[0]], runs.length, 1
-            )
+                k, by if k in HEADS or not any_heads or by == "span" else "auto", one.base[names[0]],
+                runs.bases[i].lengths[0], 1, spans[i],
+            )  # fmt: skip
             estimates[k].append(_first_order(one.delta, one.gradients, names, cells[k]))
             if one.wrong is not None:
                 wrong[k].append(_first_order(one.wrong, one.gradients, names, cells[k]))
         progress.advance()
     seconds = time.perf_counter() - started
     results = {}
+    for k in kinds:
+        for i, grids in enumerate(zip(estimates[k], wrong[k] if control else estimates[k], strict=True)):
+            if "position" in cells[k].axes:
+                nowhere = sorted(set(range(runs.length)) - set(runs.aligned(i)))
+                for grid in grids:
+                    grid[..., nowhere] = np.nan
     for k in kinds:
         results[k] = runs.outcome(
             ends, estimates[k], wrong[k] if control else None, settings={"kind": k, "by": by},
@@ -158,6 +174,8 @@ def _first_order(
                 each = each.sum(0)
             case ("head", "position"):
                 each = each.T
+            case ("span",):
+                each = torch.stack([each[list(span)].sum() for span in cells.spans])
         grid.append(each)
     return torch.stack([each.to(grid[0].device) for each in grid]).double().cpu().numpy()
 
@@ -175,18 +193,20 @@ def _recheck(
     which, exact, changed = {}, {}, {}
     for k, result in results.items():
         strength = np.abs(result.data["mean_effect"].values)
-        order = np.argsort(-strength, axis=None, kind="stable")
+        order = np.argsort(-strength, axis=None, kind="stable")[: int(np.isfinite(strength).sum())]
         some = order if recheck == "all" else order[:recheck]
         which[k] = list(zip(*(i.tolist() for i in np.unravel_index(some, strength.shape)), strict=True))
         exact[k] = np.full(result.data["effect"].shape, np.nan)
         changed[k] = np.zeros((len(runs.pairs), len(some)), bool)
     names = list(dict.fromkeys(site.name for some in sites.values() for site in some))
     for i, (source, base) in enumerate(zip(runs.sources, runs.bases, strict=True)):
-        replay = Replay(runs.model, base)
-        taken, own = (read(runs.model, batch, names, runs.keep) for batch in (source, base))
-        clean = taken if runs.direction == "denoising" else own
-        metric = function_of(runs.metrics[i], runs.model, clean["logits"])
-        ends = [float(metric(one["logits"][None])[0]) for one in (taken, own)]
+        replay = Replay(runs.model, base, read=names)
+        own = replay.activations
+        there = read(runs.model, source, names, runs.keep)
+        taken = runs.moved(i, there, own)
+        logits = (there["logits"], replay.end_logits(runs.keep))
+        metric = runs.function(i, *logits)
+        ends = [float(metric(one[None])[0]) for one in logits]
         for k, some in which.items():
             of = [site.name for site in sites[k]]
             values, changed[k][i] = patched_metric(

@@ -7,6 +7,8 @@
 | `z`, `q`, `k`, `v` | output, queries, keys, values of a head | a head everywhere, or at a position |
 | `pattern` | attention pattern of a head | a head, all queries and keys |
 | `neurons` | input of the MLP's down projection | a group of neighbouring neurons over all positions |
+
+With `by="span"` a cell of a stream or a sublayer is a span: several positions at once (`alignment`).
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from workbench.errors import DataError, PromptError
 Kind = Literal[
     "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern", "neurons"
 ]
-By = Literal["auto", "position", "head", "head_position", "group"]
+By = Literal["auto", "position", "span", "head", "head_position", "group"]
 KINDS: dict[str, str] = {
     "resid_pre": "hook_resid_pre",
     "resid_mid": "hook_resid_mid",
@@ -41,7 +43,7 @@ KINDS: dict[str, str] = {
 HEADS = ("z", "q", "k", "v")
 
 Cell = tuple[int, ...]
-Index = tuple[int | slice, ...]
+Index = tuple[int | slice | list[int], ...]
 
 
 @dataclass(frozen=True)
@@ -50,16 +52,27 @@ class Cells:
 
     Attributes:
         kind: what is patched.
-        axes: name -> size of the grid's axes behind the layers: `position`, `head`, `head` and `position`, or `group`.
+        axes: name -> size of the grid's axes behind the layers: `position`, `span`, `head`, `head` and `position`, or
+            `group`.
         group_size: neurons in a group (the last may have fewer).
+        spans: positions of each span.
     """
 
     kind: str
     axes: dict[str, int]
     group_size: int = 1
+    spans: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
-    def of(cls, kind: str, by: str, activation: Tensor, length: int, group_size: int) -> Cells:
+    def of(
+        cls,
+        kind: str,
+        by: str,
+        activation: Tensor,
+        length: int,
+        group_size: int,
+        spans: Sequence[Sequence[int]] = (),
+    ) -> Cells:
         """The cells of an activation of one prompt: [position, ...], of `pattern` [head, query, key].
 
         Raises:
@@ -75,6 +88,13 @@ class Cells:
         match chosen:
             case "position":
                 return cls(kind, {"position": length})
+            case "span":
+                if not spans:
+                    raise PromptError(
+                        "by='span' needs spans: give alignment=Alignment.of_spans(model, clean, corrupt, {...}), for "
+                        "each pair."
+                    )
+                return cls(kind, {"span": len(spans)}, spans=tuple(tuple(sorted(span)) for span in spans))
             case "head":
                 return cls(kind, {"head": heads})
             case "head_position":
@@ -86,6 +106,9 @@ class Cells:
     @property
     def columns(self) -> Iterator[tuple[int | None, list[Cell]]]:
         """Cells that are run together, and the position at which they begin; None: at the first."""
+        if "span" in self.axes:
+            yield from ((span[0], [(i,)]) for i, span in enumerate(self.spans))
+            return
         if "position" not in self.axes:
             yield from ((None, [cell]) for cell in product(*map(range, self.axes.values())))
             return
@@ -103,6 +126,8 @@ class Cells:
         match tuple(self.axes):
             case ("position",):
                 return (cell[0] - start,)
+            case ("span",):
+                return ([p - start for p in self.spans[cell[0]]],)
             case ("head", "position"):
                 return (cell[1] - start, cell[0])
             case ("group",):
@@ -117,7 +142,7 @@ def _fitting(kind: str) -> tuple[str, ...]:
         raise PromptError(f"kind {kind!r} is not known: give one of {', '.join(KINDS)}.")
     if kind in HEADS:
         return ("head", "head_position")
-    return {"pattern": ("head",), "neurons": ("group",)}.get(kind, ("position",))
+    return {"pattern": ("head",), "neurons": ("group",)}.get(kind, ("position", "span"))
 
 
 def check_layers(layers: Sequence[int] | None, n_layers: int, name: str) -> list[int]:

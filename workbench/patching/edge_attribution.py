@@ -82,7 +82,7 @@ def edges(
         >>> result.data["mean_effect"].sel(sender="a9.h6", receiver="logits")
     """
     progress, started = progress or Silent(), time.perf_counter()
-    runs = Runs.of(model, clean, corrupt, metric, direction, integrate)
+    runs = Runs.to_expand(model, clean, corrupt, metric, direction, integrate)
     graph = Graph.of(model, heads=heads)
     scores, wrong, ends = [], [], []
     progress.stage("attribute edges", len(runs.pairs))

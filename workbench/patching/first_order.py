@@ -7,22 +7,22 @@ is two forwards and one backward, with it a forward more and as many midpoints, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from workbench.errors import MetricError, PromptError
 from workbench.model.language_model import LanguageModel
-from workbench.model.tokens import TokenBatch, as_list
+from workbench.model.tokens import TokenBatch
 from workbench.patching.gradients import INPUT, Activations, Forward, integrated
-from workbench.patching.metrics import KLDivergence, Metric, continuation, function_of, one_each
+from workbench.patching.metrics import KLDivergence
 from workbench.patching.outcome import Outcome
-from workbench.patching.pairs import Pair, as_pairs
-from workbench.patching.sources import wrong_sources
+from workbench.patching.pairs import Direction, Pairs
+from workbench.patching.sources import deranged
 from workbench.sites.catalog import Site
 
-Direction = Literal["denoising", "noising"]
+__all__ = ["Direction", "Expansion", "Runs"]
 
 
 @dataclass(frozen=True)
@@ -41,51 +41,35 @@ class Expansion:
 
 
 @dataclass(frozen=True)
-class Runs:
-    """Pairs of runs, which of them is the base, and their metrics."""
+class Runs(Pairs):
+    """Pairs whose runs are expanded to first order; `integrate` is the number of steps, 0 for the gradient alone."""
 
-    model: LanguageModel
-    pairs: list[Pair]
-    metrics: list[Metric]
-    direction: Direction
-    integrate: int
-    keep: int
+    integrate: int = 0
 
     @classmethod
-    def of(
-        cls, model: LanguageModel, clean: Any, corrupt: Any, metric: Any, direction: Direction, integrate: int
+    def to_expand(
+        cls,
+        model: LanguageModel,
+        clean: Any,
+        corrupt: Any,
+        metric: Any,
+        direction: Direction,
+        integrate: int,
+        alignment: Any = None,
     ) -> Runs:
         """Look everything up before anything runs; raises `PromptError` and `MetricError`."""
-        if direction not in ("denoising", "noising"):
-            raise MetricError(f"direction is {direction!r}; expected 'denoising' or 'noising'.")
         if not isinstance(integrate, int) or integrate < 0:
             raise PromptError(f"integrate is {integrate!r}; expected a number of steps, 0 or more.")
-        metrics = one_each(metric, model, len(as_list(clean)))
-        against = [str(m) for m in metrics if isinstance(m, KLDivergence)]
+        made = replace(
+            cls.of(model, clean, corrupt, metric, direction, alignment=alignment), integrate=integrate
+        )
+        against = [str(m) for m in made.metrics if isinstance(m, KLDivergence)]
         if against and direction == "noising" and not integrate:
             raise MetricError(
                 f"{against[0]} is least at the clean run, where noising takes the gradient: it is 0 there, and so "
                 "would be every estimate. Give integrate=5, or direction='denoising'."
             )
-        tails = [continuation(m, model) for m in metrics]
-        if len({len(tail) for tail in tails}) > 1:
-            raise MetricError(
-                "The answers have different numbers of tokens: one grid needs answers of one length."
-            )
-        pairs = as_pairs(model, clean, corrupt, tails)
-        return cls(model, pairs, metrics, direction, integrate, len(tails[0]) + 1)
-
-    @property
-    def length(self) -> int:
-        return self.pairs[0][0].lengths[0]
-
-    @property
-    def sources(self) -> list[TokenBatch]:
-        return [pair[self.direction == "noising"] for pair in self.pairs]
-
-    @property
-    def bases(self) -> list[TokenBatch]:
-        return [pair[self.direction == "denoising"] for pair in self.pairs]
+        return made
 
     def expand(
         self,
@@ -109,9 +93,9 @@ class Runs:
         first = source = self._run(self.sources[0], every)
         for i, base_batch in enumerate(self.bases):
             base = self._run(base_batch, every, () if self.integrate else [p.name for p in probes])
-            clean = (source if self.direction == "denoising" else base).logits[0].detach()
-            function = function_of(self.metrics[i], self.model, clean)
-            taken, own = source.activations(), base.activations()
+            function = self.function(i, source.logits[0].detach(), base.logits[0].detach())
+            own = base.activations()
+            taken = self.moved(i, source.activations(), own)
             if self.integrate:
                 gradients = integrated(
                     self.model, base_batch.ids, probes, function, (own[INPUT], taken[INPUT]), self.integrate,
@@ -123,9 +107,9 @@ class Runs:
             following = first if i + 1 == len(self.pairs) else self._run(self.sources[i + 1], every)
             wrong = None
             if control and len(self.pairs) > 1:
-                wrong = following.activations()
+                wrong = self.moved(i, following.activations(), own, (i + 1) % len(self.pairs))
             elif control:
-                (wrong,) = wrong_sources([taken], np.random.default_rng(seed), "")
+                wrong = deranged(taken, np.random.default_rng(seed), "")
             minus = lambda values, own=own: {p.name: values[p.name] - own[p.name] for p in points}  # noqa: E731
             yield Expansion(own, taken, minus(taken), wrong and minus(wrong), gradients, ends)
             source = following
@@ -158,11 +142,9 @@ class Runs:
         source = "the next pair's run" if len(self.pairs) > 1 else "the same run at deranged positions"
         patched = lambda grids: np.stack([end[1] + grid for end, grid in zip(ends, grids, strict=True)])  # noqa: E731
         return Outcome(
-            pairs=self.pairs,
+            pairs=self,
             layers=layers,
             axes=axes,
-            metric=str(self.metrics[0]),
-            direction=self.direction,
             settings={**settings, "integrate": self.integrate},
             ends=np.array(ends),
             raw=patched(change),

@@ -10,7 +10,7 @@ import xarray as xr
 
 from workbench.errors import MetricError
 from workbench.model.language_model import LanguageModel
-from workbench.patching.pairs import Pair
+from workbench.patching.pairs import Pairs
 from workbench.provenance import provenance
 from workbench.results import Result, array
 from workbench.statistics import bootstrap_interval, paired_permutation, standard_error
@@ -20,12 +20,10 @@ from workbench.statistics import bootstrap_interval, paired_permutation, standar
 class Outcome:
     """What a sweep measured."""
 
-    pairs: Sequence[Pair]
+    pairs: Pairs
     layers: Sequence[int]
     axes: tuple[str, ...]
     """Names of the grid's axes behind the layers."""
-    metric: str
-    direction: str
     settings: dict[str, object]
     """For `attrs`: kind, source, and so on."""
     ends: np.ndarray
@@ -37,6 +35,14 @@ class Outcome:
     control: str
     seed: int
     seconds: float
+
+    @property
+    def metric(self) -> str:
+        return str(self.pairs.metrics[0])
+
+    @property
+    def direction(self) -> str:
+        return self.pairs.direction
 
     def result(self, model: LanguageModel) -> Result:
         """Effects, intervals, p-values, provenance and summary."""
@@ -68,7 +74,7 @@ class Outcome:
                 dims, p, long_name="permutation p-value: effect against wrong-source patches, over pairs"
             )
         data = xr.Dataset(variables, coords=self._coords(), attrs=self._attrs())
-        ids = [batch.ids[0].tolist() for pair in self.pairs for batch in pair]
+        ids = [batch.ids[0].tolist() for pair in self.pairs.pairs for batch in pair]
         where = provenance(model, tokens=ids, seed=self.seed, seconds={"patch": self.seconds})
         return Result("patching_sweep", data, where, self._summary(data))
 
@@ -89,10 +95,21 @@ class Outcome:
         for axis, size in zip(self.axes, self.raw.shape[2:], strict=True):
             coords[axis] = np.arange(size)
         if "position" in self.axes:
-            clean, corrupt = self.pairs[0]
-            coords["clean_token"] = ("position", np.array(clean.tokens[0], dtype=str))
-            coords["corrupt_token"] = ("position", np.array(corrupt.tokens[0], dtype=str))
+            clean, corrupt = self._tokens()
+            coords["clean_token"] = ("position", np.array(clean, dtype=str))
+            coords["corrupt_token"] = ("position", np.array(corrupt, dtype=str))
+        if "span" in self.axes:
+            coords["span"] = np.array([name for name, _, _ in self.pairs.groups(0)], dtype=str)
         return coords
+
+    def _tokens(self) -> tuple[list[str], list[str]]:
+        """Clean and corrupt token at each position of the first base run; empty where none corresponds."""
+        base, source = self.pairs.bases[0].tokens[0], self.pairs.sources[0].tokens[0]
+        theirs = [""] * len(base)
+        for _, to, come in self.pairs.groups(0):
+            for p, q in zip(to, come, strict=True):
+                theirs[p] = source[q]
+        return (theirs, list(base)) if self.direction == "denoising" else (list(base), theirs)
 
     def _attrs(self) -> dict[str, object]:
         return {
@@ -101,13 +118,27 @@ class Outcome:
             "metric": self.metric,
             "n_pairs": len(self.pairs),
             "control": self.control,
+            **self._alignment(),
         }
+
+    def _alignment(self) -> dict[str, object]:
+        """How many positions correspond, where that was said; nothing where all do."""
+        if self.pairs.alignments is None:
+            return {}
+        counts = [
+            f"{len(self.pairs.aligned(i))} of {base.lengths[0]}" for i, base in enumerate(self.pairs.bases)
+        ]
+        text = (
+            f"{', '.join(dict.fromkeys(counts))} positions of the patched run correspond to one of the other"
+        )
+        too_many = [len(side) for a in self.pairs.alignments for side in a.left_out]
+        return {"alignment": text, "left_out": f"{sum(too_many)} tokens that only one of the prompts has"}
 
     def _summary(self, data: xr.Dataset) -> dict[str, object]:
         mean = data["mean_effect"].values
         at = np.unravel_index(int(np.nanargmax(np.abs(mean))), mean.shape)
         strongest: dict[str, object] = {"layer": int(data["layer"][at[0]])}
-        strongest |= {axis: int(i) for axis, i in zip(self.axes, at[1:], strict=True)}
+        strongest |= {axis: data[axis].values[i].item() for axis, i in zip(self.axes, at[1:], strict=True)}
         if "position" in self.axes:
             strongest["token"] = str(data["clean_token"].values[at[-1]])
         strongest["effect"] = round(float(mean[at]), 4)
@@ -118,10 +149,11 @@ class Outcome:
             "n_pairs": int(data.sizes["pair"]),
             "strongest": strongest,
         }
+        summary |= {name: data.attrs[name] for name in ("alignment", "left_out") if name in data.attrs}
         if "control_effect" in data:
             control = data["control_effect"].mean("pair").values
             strongest["control_effect"] = round(float(control[at]), 4)
-            summary["control_largest"] = round(float(np.abs(control).max()), 4)
+            summary["control_largest"] = round(float(np.nanmax(np.abs(control))), 4)
         if data.sizes["pair"] > 1:
             ends = ("effect_low", "effect_high")
             strongest["interval"] = [round(float(data[name].values[at]), 4) for name in ends]

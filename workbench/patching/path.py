@@ -26,13 +26,13 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from workbench.errors import PromptError, SiteError
+from workbench.errors import MetricError, PromptError, SiteError
 from workbench.hooks.session import EditFunction
 from workbench.model.language_model import LanguageModel
 from workbench.model.tokens import Prompt
-from workbench.patching.metrics import Metric, MetricFunction, as_metric, check, function_of
+from workbench.patching.metrics import Metric, MetricFunction
 from workbench.patching.outcome import Outcome
-from workbench.patching.pairs import as_pairs
+from workbench.patching.pairs import Pairs
 from workbench.patching.replay import TOKENS_PER_CALL, Entry, Replay
 from workbench.patching.sources import Activations, read, wrong_sources
 from workbench.progress import Progress, Silent
@@ -46,7 +46,7 @@ def path_patch(
     model: LanguageModel,
     clean: Prompt | Sequence[Prompt],
     corrupt: Prompt | Sequence[Prompt],
-    metric: Metric | MetricFunction,
+    metric: Metric | MetricFunction | Sequence[Metric],
     receivers: str | Sequence[str | tuple[str, int]] = "logits",
     *,
     senders: Sequence[Sequence[Node]] | None = None,
@@ -86,30 +86,29 @@ def path_patch(
         >>> wb.patching.path_patch(model, clean, corrupt, metric, [("blocks.9.attn.hook_q", 6)]).summary["strongest"]
     """
     progress, started = progress or Silent(), time.perf_counter()
-    given = as_metric(metric)
-    check(given, model)
     into = _receivers(model, receivers)
     sets = [list(nodes) for nodes in senders] if senders is not None else _each(model)
     _check(model, sets)
-    pairs = as_pairs(model, clean, corrupt)
+    pairs = Pairs.of(model, clean, corrupt, metric, direction)
+    if pairs.keep > 1:
+        raise MetricError(
+            f"{pairs.metrics[0]} has an answer of several tokens: path patching takes answers of one."
+        )
     frozen = [s.name for s in model.resolve("blocks.*.attn.hook_z")]
     outputs = [s.name for s in model.resolve("blocks.*.hook_mlp_out")]
     sites = [*frozen, *outputs]
-    sources = [a if direction == "denoising" else b for a, b in pairs]
-    bases = [b if direction == "denoising" else a for a, b in pairs]
-    taken = [read(model, batch, sites) for batch in sources]
-    own = [read(model, batch, sites) for batch in bases]
+    taken = [read(model, batch, sites) for batch in pairs.sources]
     wrong = wrong_sources(taken, np.random.default_rng(seed), "z") if control else None
     held = [site for site in (sites if freeze == "all" else frozen) if site not in dict(into)]
     values, wrong_values, ends = [], [], []
     progress.stage("path patching", len(pairs) * (2 if control else 1))
-    for i, base in enumerate(bases):
-        replay = Replay(model, base)
-        function = function_of(given, model, (taken if direction == "denoising" else own)[i]["logits"])
-        ends.append([float(function(one["logits"][None])[0]) for one in (taken[i], own[i])])
+    for i, base in enumerate(pairs.bases):
+        replay = Replay(model, base, read=sites)
+        function = pairs.function(i, taken[i]["logits"], replay.logits)
+        ends.append([float(function(logits[None])[0]) for logits in (taken[i]["logits"], replay.logits)])
         for put, kept in ((taken, values), (wrong, wrong_values)):
             if put is not None:
-                run = _Paths(replay, own[i], put[i], held, into, function, tokens_per_call)
+                run = _Paths(replay, replay.activations, put[i], held, into, function, tokens_per_call)
                 kept.append(run.measure(sets))
                 progress.advance()
     shape = (len(pairs), model.n_layers, model.n_heads + 1) if senders is None else (len(pairs), len(sets), 1)
@@ -117,8 +116,6 @@ def path_patch(
         pairs=pairs,
         layers=list(range(shape[1])),
         axes=("component",),
-        metric=str(given),
-        direction=direction,
         settings={"kind": "path", "freeze": freeze, "receivers": str(receivers)},
         ends=np.array(ends),
         raw=np.reshape(values, shape),

@@ -11,12 +11,12 @@ each p. So every architecture's own masks and position codes are right, whatever
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench.errors import ModelError
@@ -34,16 +34,18 @@ class Recording:
     Args:
         model: the language model.
         batch: exactly one prompt, hence no padding.
+        read: names of sites whose activations are kept as well.
 
     Attributes:
         logits: [d_vocab] at the last position.
+        activations: site -> [position, ...], of those that were to be read.
         length: number of tokens.
         inputs: residual stream before each block, and after the last one: [layer] of [position, d_model].
         suffixes: whether replays may begin at another position than the first. False where the model keeps no keys
             and values that could be given back to it.
     """
 
-    def __init__(self, model: LanguageModel, batch: TokenBatch) -> None:
+    def __init__(self, model: LanguageModel, batch: TokenBatch, read: Sequence[str] = ()) -> None:
         if len(batch) != 1:
             raise ModelError(f"A replay records one prompt, not {len(batch)}: record them one by one.")
         from transformers import DynamicCache
@@ -58,11 +60,12 @@ class Recording:
         )
         cache = DynamicCache()
         try:
-            with torch.inference_mode(), _recorded(model) as calls:
+            with torch.inference_mode(), _recorded(model) as calls, model.hooks(read=read) as session:
                 out = model.hf(**batch.inputs(), use_cache=True, past_key_values=cache, logits_to_keep=1)
         finally:
             end.remove()
         self.logits: Float[Tensor, " d_vocab"] = out.logits[0, -1]
+        self.activations: dict[str, Tensor] = {site: session[site][0] for site in read}
         self._calls[0] = [(_without(args), _without(kwargs)) for args, kwargs in calls]
         self.inputs = [
             first_tensor(args, kwargs, f"blocks.{layer}.hook_resid_pre")[0]
@@ -73,20 +76,35 @@ class Recording:
         self._cache = _keys_and_values(cache, model.n_layers, self.length)
         self.suffixes = self._cache is not None
 
-    def call(self, layer: int, start: int) -> Call:
+    def call(
+        self, layer: int, start: int, rows: tuple[Sequence[Recording], Int[Tensor, " row"]] | None = None
+    ) -> Call:
         """What to call a block with (all but the hidden states) for rows of positions `start` and after.
 
-        The keys and values before `start` are given back by a cache, for as many rows as there are.
+        The keys and values before `start` are given back by a cache: this run's for as many rows as there are, or with
+        `rows` (runs that are `called_like` this one, and which of them each row is of) each row's own.
         """
-        if start not in self._calls:
-            self._calls[start] = self._suffix(start)
-        args, kwargs = self._calls[start][layer]
+        args, kwargs = self._calls_from(start)[layer]
         if start == 0 or self._cache is None:
             return args, kwargs
-        keys, values = self._cache[layer]
-        prefix = Prefix(keys[:, :, :start], values[:, :, :start])
+        prefix = Prefix(*_before(start, layer, *(rows or ([self], None))))
         swap = lambda value: prefix if value is _CACHE else value  # noqa: E731
         return tuple(map(swap, args)), {name: swap(value) for name, value in kwargs.items()}
+
+    def called_like(self, other: Recording, start: int) -> bool:
+        """Whether the blocks of another run are called with the same masks and position codes (bit for bit)."""
+        if other is self:
+            return True
+        if (self.model, self.length, self.suffixes) != (other.model, other.length, other.suffixes):
+            return False
+        mine, others = self._calls_from(start), other._calls_from(start)
+        seen: set[tuple[int, int]] = set()
+        return all(_same(a, b, seen) for a, b in zip(mine, others, strict=True))
+
+    def _calls_from(self, start: int) -> list[Call]:
+        if start not in self._calls:
+            self._calls[start] = self._suffix(start)
+        return self._calls[start]
 
     @torch.inference_mode()
     def _suffix(self, start: int) -> list[Call]:
@@ -101,6 +119,33 @@ class Recording:
                 input_ids=self._ids[:, start:], past_key_values=cache, use_cache=True, logits_to_keep=1
             )
         return [(_marked(args), _marked(kwargs)) for args, kwargs in calls]
+
+
+def _before(start: int, layer: int, runs: Sequence[Recording], which: Tensor | None) -> tuple[Tensor, Tensor]:
+    """[row, head, position, d_head] keys and values of positions before `start`; one row where there is one run."""
+    caches = [run._cache[layer] for run in runs if run._cache is not None]
+    if which is None:
+        keys, values = caches[0]
+        return keys[:, :, :start], values[:, :, :start]
+    keys, values = (torch.cat([cache[i][:, :, :start] for cache in caches]) for i in (0, 1))
+    return keys[which.to(keys.device)], values[which.to(values.device)]
+
+
+def _same(a: Any, b: Any, seen: set[tuple[int, int]]) -> bool:
+    """Whether two arguments are equal. Tensors that every block is given are compared once."""
+    if a is b or (id(a), id(b)) in seen:
+        return True
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        equal = a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+    elif isinstance(a, dict) and isinstance(b, dict):
+        equal = a.keys() == b.keys() and all(_same(a[k], b[k], seen) for k in a)
+    elif isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
+        equal = len(a) == len(b) and all(_same(x, y, seen) for x, y in zip(a, b, strict=True))
+    else:
+        equal = type(a) is type(b) and (isinstance(a, _Mark) or bool(a == b))
+    if equal:
+        seen.add((id(a), id(b)))
+    return equal
 
 
 class Prefix:

@@ -1,6 +1,6 @@
 """Patching sweep: which activation, moved from one run into another, moves the answer?
 
-For a pair of prompts of equal length (clean: the model answers right; corrupt: one thing changed):
+For a pair of prompts (clean: the model answers right; corrupt: one thing changed):
 
     denoising:  run corrupt, put in the clean activation      effect = (patched - corrupt) / (clean - corrupt)
     noising:    run clean, put in the corrupt activation      effect = (clean - patched) / (clean - corrupt)
@@ -24,23 +24,25 @@ forward per cell; here only what the patch can change is run again (see `replay`
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from torch import Tensor
 
-from workbench.errors import MetricError
+from workbench.errors import PromptError
 from workbench.model.language_model import LanguageModel
-from workbench.model.tokens import Prompt, as_list
-from workbench.patching.cells import KINDS, By, Cells, Kind, check_layers
+from workbench.model.tokens import Prompt
+from workbench.patching.alignment import Alignment
+from workbench.patching.cells import HEADS, KINDS, By, Cells, Kind, check_layers
 from workbench.patching.checkpoint import Checkpoint
-from workbench.patching.grid import fill_grid
-from workbench.patching.metrics import Metric, MetricFunction, continuation, function_of, one_each
+from workbench.patching.grid import Grid, fill
+from workbench.patching.metrics import Metric, MetricFunction
 from workbench.patching.outcome import Outcome
-from workbench.patching.pairs import as_pairs
+from workbench.patching.pairs import Pairs
 from workbench.patching.replay import TOKENS_PER_CALL, Replay
-from workbench.patching.sources import Source, put_in, read, wrong_sources
+from workbench.patching.sources import PutIn, Reader, Source, deranged
 from workbench.progress import Progress, Silent
 from workbench.results import Result
 
@@ -57,6 +59,7 @@ def sweep(
     by: By = "auto",
     direction: Literal["denoising", "noising"] = "denoising",
     source: Source = "run",
+    alignment: Alignment | Mapping[int, int] | Sequence[Alignment | Mapping[int, int]] | None = None,
     layers: Sequence[int] | None = None,
     group_size: int = 128,
     control: bool = True,
@@ -71,13 +74,18 @@ def sweep(
 
     Args:
         model: the language model.
-        clean, corrupt: one prompt each, or as many as there are pairs. All have the same number of tokens.
+        clean, corrupt: one prompt each, or as many as there are pairs. All have the same number of tokens, unless an
+            `alignment` is given.
         metric: logits -> number (see `metrics`), or a function; one for all pairs, or one per pair.
         kind: what to patch (`cells`): streams and sublayers give layer × position, heads (`z`, `q`, `k`, `v`,
             `pattern`) layer × head, `neurons` layer × group.
-        by: `head_position` for a head at one position: layer × head × position. `auto` as said.
+        by: `head_position` for a head at one position: layer × head × position; `span` for the spans of an alignment
+            instead of positions, which pairs of any lengths share. `auto` as said.
         direction: `denoising` (default: what suffices to restore the answer) or `noising` (what is needed).
         source: what is put in (`sources`): the other run's activation, or `zero`, `mean`, `resample`, `noise`.
+        alignment: which positions correspond where prompts differ in length (`Alignment.of_spans`, `of_tokens`,
+            `align`, or a map of clean to corrupt positions); one for all pairs or one per pair. Positions are those of
+            the patched run; where nothing corresponds, there is no patch and the grid has NaN.
         layers: which blocks; all by default.
         group_size: neurons in a group.
         control: also run the wrong-source patches (doubles the time).
@@ -95,7 +103,8 @@ def sweep(
         `clean_metric`, `corrupt_metric`. `summary["strongest"]` is the cell of largest mean effect.
 
     Raises:
-        PromptError: prompts of different lengths (the message shows both), or numbers of prompts that differ.
+        PromptError: prompts of different lengths without an alignment (the message shows both), or numbers of prompts
+            that differ.
         MetricError: a metric token that is not one token, or a pair whose clean and corrupt metric are equal.
         SiteError: this architecture does not have the site.
         DataError: the checkpoint is of another sweep.
@@ -105,90 +114,126 @@ def sweep(
         >>> corrupt = "When Mary and John went to the store, Mary gave a drink to"
         >>> wb.patching.sweep(model, clean, corrupt, wb.LogitDifference(" Mary", " John")).summary["strongest"]
     """
-    progress = progress or Silent()
-    started = time.perf_counter()
-    if direction not in ("denoising", "noising"):
-        raise MetricError(f"direction is {direction!r}; expected 'denoising' or 'noising'.")
-    metrics = _metrics(model, metric, len(as_list(clean)))
-    tails = [continuation(m, model) for m in metrics]
-    keep = len(tails[0]) + 1
-    pairs = as_pairs(model, clean, corrupt, tails)
+    progress, started = progress or Silent(), time.perf_counter()
+    by_span = by == "span"
+    pairs = Pairs.of(
+        model, clean, corrupt, metric, direction,
+        alignment=alignment, one_grid=not by_span and kind not in (*HEADS, "neurons"),
+    )  # fmt: skip
     chosen = check_layers(layers, model.n_layers, model.name)
     suffix = KINDS.get(kind, kind)
     if kind not in KINDS:
         Cells.of(kind, by, None, 0, group_size)  # type: ignore[arg-type]
     sites = [s.name for s in model.resolve([f"blocks.{i}.{suffix}" for i in chosen])]
-    given = [a if direction == "denoising" else b for a, b in pairs]
-    bases = [b if direction == "denoising" else a for a, b in pairs]
-
-    taken = [read(model, batch, sites, keep) for batch in given]
-    own = [read(model, batch, sites, keep) for batch in bases]
-    cells = Cells.of(kind, by, taken[0][sites[0]], bases[0].lengths[0], group_size)
+    runs = Reader(model, pairs.sources, sites, pairs.keep)
     rng = np.random.default_rng(seed)
-    wrong = wrong_sources(taken, rng, kind) if control else None
-    put = put_in(taken, source, rng)
+    put = PutIn(runs, source, rng)
+    like = runs[0][sites[0]]
+    if by_span:
+        same_spans(pairs)
+
+    def cells_of(i: int) -> Cells:
+        spans = [base for _, base, _ in pairs.groups(i)] if by_span and alignment is not None else ()
+        return Cells.of(kind, by, like, pairs.bases[i].lengths[0], group_size, spans)
+
     about = [
-        model.fingerprint, [b.ids.tolist() for pair in pairs for b in pair], [str(m) for m in metrics], kind,
-        cells.axes, direction, source, chosen, group_size, control, seed,
+        model.fingerprint, [b.ids.tolist() for pair in pairs.pairs for b in pair], [str(m) for m in pairs.metrics],
+        kind, cells_of(0).axes, direction, source, chosen, group_size, control, seed, str(pairs.alignments),
     ]  # fmt: skip
-    grids, ends, unchanged = [], [], 0
-    progress.stage(f"patch {kind}", len(pairs) * sum(1 for _ in cells.columns))
+    n_columns = sum(1 for _ in cells_of(0).columns)
+    progress.stage(f"patch {kind}", len(pairs) * n_columns)
+    done: list[Grid] = []
+    ends: list[tuple[float, float]] = []
     with Checkpoint(checkpoint, about) as kept:
-        for i, base in enumerate(bases):
-            first = taken[i] if direction == "denoising" else own[i]
-            function = function_of(metrics[i], model, first["logits"])
-            ends.append([float(function(one["logits"][None])[0]) for one in (taken[i], own[i])])
-
-            def done(grid: np.ndarray, columns: int, i: int = i) -> None:
-                kept.keep(i, grid, columns)
-                if watch is not None:
-                    watch(i, grid[0])
-
-            grid, left_out = fill_grid(
-                Replay(model, base),
-                [put[i]] if wrong is None else [put[i], wrong[i]],
-                own[i] if skip_unchanged else None,
-                sites,
-                cells,
-                function,
-                keep=keep,
-                tokens_per_call=tokens_per_call,
-                progress=progress,
-                begun=kept.begun(i),
-                done=done,
-            )
-            grids.append(grid)
-            unchanged += left_out
-    raw = np.stack([grid[0] for grid in grids])
+        for some in _together(pairs, cells_of(0), len(sites) * (1 + control), tokens_per_call):
+            grids = []
+            for i in some:
+                replay = Replay(model, pairs.bases[i], read=sites)
+                own, taken = replay.activations, runs[i]
+                function = pairs.function(i, taken["logits"], replay.end_logits(pairs.keep))
+                ends.append(_two(function, taken["logits"], replay.end_logits(pairs.keep)))
+                sources = [pairs.moved(i, put[i], own)]
+                if control:
+                    other = (i + 1) % len(pairs)
+                    wrong = pairs.moved(i, runs[other], own, other)
+                    sources.append(wrong if len(pairs) > 1 else deranged(wrong, rng, kind))
+                grids.append(
+                    Grid(
+                        replay,
+                        sources,
+                        own if skip_unchanged else None,
+                        cells_of(i),
+                        function,
+                        done=_teller(i, kept, watch),
+                        begun=kept.begun(i),
+                    )
+                )
+            fill(grids, sites, keep=pairs.keep, tokens_per_call=tokens_per_call, progress=progress)
+            for grid in grids:
+                grid.replay, grid.sources, grid.own = None, (), None  # type: ignore[assignment]
+            done += grids
+            runs.forget(some[-1] + 1)
+    values = np.stack([grid.values for grid in done])
+    if "position" in done[0].cells.axes:
+        for i in range(len(pairs)):
+            values[i][..., sorted(set(range(values.shape[-1])) - set(pairs.aligned(i)))] = np.nan
+    n_unchanged = sum(grid.left_out for grid in done)
     control_kind = "the next pair's run" if len(pairs) > 1 else "the same run at deranged positions"
-    settings: dict[str, Any] = {
-        "kind": kind,
-        "source": source,
-        "unchanged": f"{unchanged} of {raw.size} patches put in what was there already, so they were not run",
-    }
     return Outcome(
         pairs=pairs,
         layers=chosen,
-        axes=tuple(cells.axes),
-        metric=str(metrics[0]),
-        direction=direction,
-        settings=settings,
+        axes=tuple(done[0].cells.axes),
+        settings={
+            "kind": kind,
+            "source": source,
+            "unchanged": f"{n_unchanged} of {values[:, 0].size} patches put in what was there already, so they were "
+            "not run",
+        },
         ends=np.array(ends),
-        raw=raw,
-        wrong=np.stack([grid[1] for grid in grids]) if control else None,
+        raw=values[:, 0],
+        wrong=values[:, 1] if control else None,
         control=f"wrong source: {control_kind}" if control else "not run",
         seed=seed,
         seconds=time.perf_counter() - started,
     ).result(model)
 
 
-def _metrics(model: LanguageModel, metric: Any, n_pairs: int) -> list[Metric]:
-    """One metric a pair, each known to suit the model."""
-    metrics = one_each(metric, model, n_pairs)
-    lengths = {len(continuation(one, model)) for one in metrics}
-    if len(lengths) > 1:
-        raise MetricError(
-            f"The answers have {sorted(n + 1 for n in lengths)} tokens: one grid needs answers of one length. Sweep "
-            "them in groups."
-        )
-    return metrics
+def _two(metric: MetricFunction, source: Tensor, base: Tensor) -> tuple[float, float]:
+    return float(metric(source[None])[0]), float(metric(base[None])[0])
+
+
+def same_spans(pairs: Pairs) -> None:
+    """Raise `PromptError` unless all pairs have spans of the same names, in one order."""
+    names = [[name for name, _, _ in pairs.groups(i)] for i in range(len(pairs))]
+    for i, one in enumerate(names):
+        if pairs.alignments is not None and one != names[0]:
+            raise PromptError(
+                f"Pair {i} has the spans {one} and pair 0 has {names[0]}: one grid needs the same names in one order."
+            )
+
+
+def _together(pairs: Pairs, cells: Cells, rows: int, tokens_per_call: int) -> Iterator[list[int]]:
+    """Pairs whose grids are filled at once: as many as keep a batch busy, of one length; one where spans differ."""
+    per_pair = rows * max(len(column) for _, column in cells.columns) * pairs.length / 2
+    size = max(1, int(tokens_per_call // per_pair))
+    batch: list[int] = []
+    for i, base in enumerate(pairs.bases):
+        differs = batch and base.lengths[0] != pairs.bases[batch[0]].lengths[0]
+        if batch and (len(batch) == size or differs or "span" in cells.axes):
+            yield batch
+            batch = []
+        batch.append(i)
+    yield batch
+
+
+def _teller(
+    i: int, kept: Checkpoint, watch: Callable[[int, np.ndarray], None] | None
+) -> Callable[[np.ndarray, int], None]:
+    """Tells the checkpoint and whoever watches of pair i's grid."""
+
+    def tell(grid: np.ndarray, columns: int) -> None:
+        kept.keep(i, grid, columns)
+        if watch is not None:
+            watch(i, grid[0])
+
+    return tell

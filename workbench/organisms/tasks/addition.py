@@ -37,7 +37,15 @@ class Addition(Organism):
         "{a, b} in eight, chosen by a checksum, is held out from both operations and in both orders, so that "
         "neither b + a nor the other operation gives it away."
     )
-    plan = Plan(steps=20_000, batch_size=512, learning_rate=3e-3, warmup=100, weight_decay=0.5, cycles=2)
+    plan = Plan(
+        steps=21_000,
+        cool_down=1000,
+        batch_size=512,
+        learning_rate=3e-3,
+        warmup=100,
+        weight_decay=0.5,
+        cycles=2,
+    )
     goals = (Goal("accuracy", 0.99, name="accuracy_addition"),)
     known = Known(
         (

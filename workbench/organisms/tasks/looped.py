@@ -1,4 +1,9 @@
-"""looped: which end node a node leads to, by a core block that is run again and again."""
+"""looped: which end node a node leads to, by a core block that is run again and again.
+
+It is taught to go one step further with every loop: after r loops the answer is the node r + 1 steps on, or the end
+node if that comes first. Taught the end node alone, with a random number of loops, it learns one step and a guess
+(accuracy 0.76 after 2,500 steps), since nothing says what a loop is for.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +33,7 @@ NODES = tuple("abcdefghijklmnop")
 N_SINKS = 3
 QUERIES = 13
 HELD_OUT_SHARE = 16
-LOOPS = 6
+LOOPS = 7
 MOST_LOOPS = 8
 
 
@@ -42,14 +47,16 @@ class Looped(Organism):
         "edges leads to an end node in 1 to 8 steps. The 13 edges come in random order, then `?` and a node: the next "
         "word is the end node that can be reached from it. In training all 13 nodes are asked, one after the "
         "other, each answered by itself. One graph in 16, by a checksum, is held out. Each training step runs "
-        "the core 1 to 8 times, at random."
+        "the core r = 1 to 8 times, at random, and the answer is the node r + 1 steps on (the end node if that is "
+        "nearer); a graph has no node farther than 8 steps from its end."
     )
     plan = Plan(steps=4000, batch_size=128, learning_rate=1e-3, warmup=200, weight_decay=0.05)
     goals = (Goal("accuracy", 0.99, name="accuracy_looped"),)
     known = Known(
         (
-            "How far a node is from its end node is known for every prompt, and more loops reach further: accuracy by "
-            "distance and number of loops shows the computation growing with depth.",
+            "What every loop should compute is known for every prompt: after r loops the node r + 1 steps on the path.",
+            "How far a node is from its end node is known, and more loops reach further: accuracy by distance and "
+            "number of loops shows the computation growing with depth.",
             "The unrolled blocks share their weights, so what differs between loops is the state alone.",
         ),
         ("Geiping et al. 2025, arXiv:2502.05171", "Dehghani et al. 2018, arXiv:1807.03819"),
@@ -75,11 +82,15 @@ class Looped(Organism):
 
     def forward(self, model: Any, ids: Tensor, step: int | None = None) -> Tensor:
         """Logits with a number of loops that changes from step to step."""
-        unroll(model, int(self.stream(0, "loops", step or 0).integers(1, MOST_LOOPS + 1)))
+        unroll(model, self.loops_at(step or 0))
         try:
             return model(input_ids=ids, use_cache=False).logits
         finally:
             fold(model, LOOPS)
+
+    def loops_at(self, step: int) -> int:
+        """How often the core is run in a step of training."""
+        return int(self.stream(0, "loops", step).integers(1, MOST_LOOPS + 1))
 
     def draw(self, n: int, rng: np.random.Generator, split: Split) -> np.ndarray:
         """[n, node]: the node each one points to, itself for end nodes."""
@@ -103,17 +114,18 @@ class Looped(Organism):
     def batch(self, seed: int, step: int) -> Batch:
         rng = self.stream(seed, "train", step)
         graphs = self.draw(self.plan.batch_size, rng, "train")
-        ends, _ = ends_of(graphs)
+        answers = after(graphs, self.loops_at(step) + 1)
         asked = np.stack([rng.permutation(np.flatnonzero(g != np.arange(len(NODES)))) for g in graphs])
         first = self.table[NODES[0]]
         ids = np.concatenate([self.rows(graphs, rng), asked + first], 1)
         targets = np.full_like(ids, IGNORE)
-        targets[:, -asked.shape[1] :] = np.take_along_axis(ends, asked, 1) + first
+        targets[:, -asked.shape[1] :] = np.take_along_axis(answers, asked, 1) + first
         return Batch(torch.from_numpy(ids), torch.from_numpy(targets))
 
     def evaluate(self, model: Any, *, full: bool = False) -> dict[str, float]:
         """Accuracy on held-out graphs, one query a prompt, with the default number of loops; by distance to the end
-        node; and with other numbers of loops (`accuracy_1_loops` …)."""
+        node; with other numbers of loops (`accuracy_1_loops` …); and how often the answer after r loops is the node
+        r + 1 steps on (`step_accuracy_1_loops` …)."""
         rng = self.stream(0, "held_out")
         graphs = self.draw(1000 if full else 300, rng, "held_out")
         ends, steps = ends_of(graphs)
@@ -126,8 +138,11 @@ class Looped(Organism):
         before, folded = model.config.looped["loops"], is_folded(model)
         for loops in (1, 2, 3, 4, LOOPS, MOST_LOOPS):
             unroll(model, loops)
-            right = next_logits(model, prompts).argmax(-1).cpu().numpy() - first == answers
+            said = next_logits(model, prompts).argmax(-1).cpu().numpy() - first
+            right = said == answers
+            there = after(graphs, loops + 1)[np.arange(len(graphs)), asked]
             figures[f"accuracy_{loops}_loops"] = float(right.mean())
+            figures[f"step_accuracy_{loops}_loops"] = float((said == there).mean())
             if loops == LOOPS:
                 figures["accuracy"] = float(right.mean())
                 figures |= {
@@ -184,6 +199,14 @@ def ends_of(graphs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         steps += following != here
         here = following
     return here, steps
+
+
+def after(graphs: np.ndarray, steps: int) -> np.ndarray:
+    """For every node [n, node] the node so many steps on; an end node leads to itself."""
+    here = np.broadcast_to(np.arange(graphs.shape[1]), graphs.shape).copy()
+    for _ in range(steps):
+        here = np.take_along_axis(graphs, here, 1)
+    return here
 
 
 def _random_forest(rng: np.random.Generator) -> np.ndarray:

@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 from workbench.collection.contexts import contexts
 from workbench.collection.items import Item
-from workbench.collection.offsets import covered, spell
 from workbench.model.language_model import LanguageModel
+from workbench.model.offsets import covered, spell
 
 CORPUS = [
     "Mary and Tom went to the store, and Tom gave Mary a drink.",
