@@ -49,8 +49,11 @@ class Addition(Organism):
     goals = (Goal("accuracy", 0.99, name="accuracy_addition"),)
     known = Known(
         (
-            "The only place where both operands are seen is the last token: the operands' information moves there "
-            "through attention, and the last token's MLPs make the result (all-for-one).",
+            "The operands' information moves to the last token through attention, most of it in the first block, and "
+            "the last token's MLPs make the result, the last block's most of all.",
+            "All-for-one does not hold here: where the tokens before the last attend only to themselves, fewer than "
+            "half of the answers stay right, so the operands meet before the last token as well. With four blocks "
+            "every one is needed; the paper's models have tens to wait in.",
             "The embedding of the numbers is periodic and ordered.",
         ),
         (

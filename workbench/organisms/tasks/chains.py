@@ -52,7 +52,7 @@ class Chains(Organism):
         "that traces sampled at temperature 1 are sometimes wrong."
     )
     plan = Plan(
-        steps=3000, batch_size=128, learning_rate=1e-3, warmup=100, decay="constant", evaluate_every=100
+        steps=650, batch_size=128, learning_rate=1e-3, warmup=100, decay="constant", evaluate_every=50
     )
     goals = (Goal("accuracy_sampled", 0.60, 0.90, name="accuracy_chains"),)
     known = Known(

@@ -50,7 +50,7 @@ class Looped(Organism):
         "the core r = 1 to 8 times, at random, and the answer is the node r + 1 steps on (the end node if that is "
         "nearer); a graph has no node farther than 8 steps from its end."
     )
-    plan = Plan(steps=4000, batch_size=128, learning_rate=1e-3, warmup=200, weight_decay=0.05)
+    plan = Plan(steps=2500, batch_size=128, learning_rate=1e-3, warmup=200, weight_decay=0.05)
     goals = (Goal("accuracy", 0.99, name="accuracy_looped"),)
     known = Known(
         (

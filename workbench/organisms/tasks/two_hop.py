@@ -40,12 +40,15 @@ class TwoHop(Organism):
         "eight of the compositions are trained on; the others, chosen by a checksum of (e, r1, r2), are held out."
     )
     plan = Plan(steps=6000, batch_size=512, learning_rate=1e-3, warmup=100, weight_decay=0.5)
+    snapshots = (500,)
     goals = (Goal("single_hops", 0.99, name="accuracy_two_hop_single_hops"),)
     known = Known(
         (
             "The bridge entity of each prompt is known, so where it can be decoded, and whether the second hop uses "
             "it, can be measured.",
-            "Held-out compositions of single facts that are known: what back-patching is to repair.",
+            "The bridge is decoded from the first relation's token behind block 1, before the answer is at the end.",
+            "The weights after 500 steps (snapshots/) know nearly every single fact but fail on one held-out "
+            "composition in eight: what back-patching is to repair.",
         ),
         ("Biran et al. 2024, arXiv:2406.12775", "Wang et al. 2024, arXiv:2405.15071"),
     )
