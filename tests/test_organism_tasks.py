@@ -75,7 +75,8 @@ def test_a_batch_is_that_of_its_seed_and_step_and_of_no_other(organism):
 def test_every_target_of_a_batch_is_the_right_next_word(name):
     organism = organisms.get(name)
     skip = 0 if organism.start is None else 1
-    batch, vocabulary = organism.batch(0, 2), organism.words()
+    step = 2 if name != "looped" else next(i for i in range(100) if organism.loops_at(i) == 8)  # whole paths
+    batch, vocabulary = organism.batch(0, step), organism.words()
     checked = 0
     for ids, targets in zip(batch.ids[-12:].tolist(), batch.targets[-12:].tolist(), strict=True):
         for place in [i for i, target in enumerate(targets) if target != IGNORE]:
@@ -84,6 +85,20 @@ def test_every_target_of_a_batch_is_the_right_next_word(name):
                 assert expected(name, words, facts_of(organism)) == {vocabulary[targets[place]]}
                 checked += 1
     assert checked >= 12
+
+
+def test_the_looped_organism_is_taught_one_step_more_with_every_loop():
+    organism = organisms.get("looped")
+    vocabulary, seen = organism.words(), set()
+    for step in range(30):
+        loops = organism.loops_at(step)
+        seen.add(loops)
+        batch = organism.batch(0, step)
+        for ids, targets in zip(batch.ids[:4].tolist(), batch.targets[:4].tolist(), strict=True):
+            for place in [i for i, target in enumerate(targets) if target != IGNORE]:
+                path = looped_path([vocabulary[i] for i in ids[1 : place + 1]])
+                assert vocabulary[targets[place]] == path[min(loops + 1, len(path) - 1)]
+    assert seen == set(range(1, 9))
 
 
 def test_othellos_targets_spread_evenly_over_the_legal_moves():

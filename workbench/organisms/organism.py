@@ -74,7 +74,7 @@ class Plan:
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
         end = self.steps - self.cool_down
-        if step >= end:
+        if self.cool_down and step >= end:
             return self._scheduled(end - 1) * (self.steps - step) / (self.cool_down + 1)
         return self._scheduled(step)
 
