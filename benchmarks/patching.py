@@ -269,6 +269,18 @@ def _attribution(
             "recheck"
         ]
         report.rows.append({"what": f"estimate and exact grid, {kind}", **checked})
+    with torch.inference_mode():
+        ids = torch.tensor([pair[1]])
+        plain = alternate({"plain": lambda: lm.hf(input_ids=ids, use_cache=False)}, repeats=10, warm_up=2)
+    least = 2 * plain.median("plain")
+    report.rows.append(
+        {
+            "side": "floor",
+            "seconds": round(least, 4),
+            "what": "one forward and one backward of as many tokens, each as long as a plain forward: at this size a "
+            f"pass reads the weights, and {timing.median('TransformerLens') / least:.1f} is the largest possible ratio",
+        }
+    )
     value = statistics.median(timing.ratios("TransformerLens", "ours"))
     report.goals.append(Goal.at_least("attribution_over_transformerlens", round(value, 2), 10))
 

@@ -164,7 +164,7 @@ def _figures(result: Result, figures: Mapping[str, go.Figure], key: str, level: 
         title = _title(drawn) or name
         parts.append(f'<h{level} class="unseen">{page.escape(title)}</h{level}>')
         parts.append(page.figure(drawn, f"{key}-{name}", name, words.get(name, "")))
-    if "text" in result.data:
+    if "text" in result.data and "direction" in result.data.dims:
         parts.append(_texts(result, level))
     return "\n".join(parts) or "<p>There are no figures for this kind of result.</p>"
 

@@ -152,6 +152,31 @@ def test_attribution_takes_the_same_alignment_and_recheck_agrees_with_the_sweep(
     np.testing.assert_allclose(by_span["effect"].values[0, :, 0], sums, atol=1e-6)
 
 
+def test_paths_carry_aligned_positions_only(model):
+    """The direct path of a head to the logits, by hand: its change at aligned positions, everything else held."""
+    given = wb.patching.path_patch(
+        model, CLEAN, CORRUPT, METRIC, senders=[[(1, 2)]], freeze="all", alignment=MAP, control=False
+    ).data["metric"]
+    zs, mlps = (
+        [f"blocks.{i}.{part}" for i in range(model.n_layers)] for part in ("attn.hook_z", "hook_mlp_out")
+    )
+    runs = []
+    for prompt in (CLEAN, CORRUPT):
+        with model.hooks(read=[*zs, *mlps]) as session:
+            model.logits(prompt)
+        runs.append({site: session[site] for site in (*zs, *mlps)})
+    edits = {site: lambda x, site=site: runs[1][site].clone() for site in (*zs, *mlps)}
+
+    def put(x):
+        new = runs[1][zs[1]].clone()
+        new[:, list(MAP.values()), 2] = runs[0][zs[1]][:, list(MAP), 2]
+        return new
+
+    with model.edit({**edits, zs[1]: put}):
+        expected = float(METRIC.resolve(model)(model.logits(CORRUPT)[:, -1])[0])
+    assert abs(float(given.values.ravel()[0]) - expected) < 1e-4
+
+
 def test_texts_are_found_in_the_prompt_and_unequal_spans_are_said(smollm_like):
     model, clean, corrupt = smollm_like
     with pytest.raises(PromptError, match="3 tokens in the clean prompt and 1"):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 import tiny
 
@@ -22,7 +23,8 @@ from dashboards.server import make_server
 from workbench.jobs import JobWorker
 from workbench.lens.spec import LensSpec
 from workbench.model.language_model import LanguageModel
-from workbench.patching.spec import PatchSpec
+from workbench.patching.specs.sweep import PatchSpec
+from workbench.progress import Preview, preview
 from workbench.runs import list_runs
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -41,6 +43,20 @@ class Slow(LensSpec):
     def run(self, model, progress):
         progress.stage("count slowly", 10_000)
         for _ in range(10_000):
+            time.sleep(0.02)
+            progress.advance()
+        raise AssertionError("nobody cancelled")
+
+
+class SlowPatch(PatchSpec):
+    """A sweep that shows two of four columns, for as long as it runs."""
+
+    def run(self, model, progress):
+        grid = np.full((3, 4), np.nan)
+        grid[:, 2:] = np.arange(6).reshape(3, 2)
+        progress.stage("sweep slowly", 10_000)
+        for _ in range(10_000):
+            preview(progress, Preview("resid_pre, pair 1 of 1", grid, "layer", "position"))
             time.sleep(0.02)
             progress.advance()
         raise AssertionError("nobody cancelled")
@@ -277,6 +293,16 @@ def test_a_running_job_survives_a_reload_and_stops_within_a_second(app, page):
     page.keyboard.press("Escape")
     panel.wait_for(state="hidden")
     assert job.state == "cancelled"
+
+
+def test_the_cells_of_a_running_sweep_are_painted_and_go_when_it_is_stopped(app, page):
+    job = app.worker.submit(SlowPatch(clean=PROMPT, corrupt=PROMPT, answer="Mary", wrong="John"))
+    page.goto(f"{app.url}/patch")
+    painted = page.locator("#patch-preview")
+    painted.locator(FIGURE).first.wait_for()
+    assert "6 of 12 cells" in painted.inner_text()
+    app.worker.cancel(job.id)
+    painted.locator(FIGURE).first.wait_for(state="detached")
 
 
 def test_the_next_question_can_be_typed_while_a_job_runs(app, page):

@@ -32,7 +32,7 @@ from probes.spec import ProbeSpec
 from workbench.errors import DataError, MetricError, PromptError, RunError, WorkbenchError
 from workbench.jobs import Job, JobWorker
 from workbench.lens.spec import LensSpec
-from workbench.patching.spec import PatchSpec
+from workbench.patching.specs.sweep import PatchSpec
 from workbench.runs import run_spec
 from workbench.specs import ModelSpec, load_spec, parse_spec
 from workbench.steering.spec import SteerSpec

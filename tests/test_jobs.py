@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from typing import ClassVar
 
+import numpy as np
 import pytest
 from conftest import hooks_left, tiny_model
 
 from workbench.errors import RunError
 from workbench.jobs import JobWorker
 from workbench.lens.spec import LensSpec
+from workbench.progress import Preview, preview
 from workbench.runs import list_runs
 from workbench.specs import Spec
 
@@ -47,6 +50,51 @@ def worker(tmp_path):
     made.loads = loads
     yield made
     made.close()
+
+
+def test_a_sweep_shows_what_it_has_so_far():
+    """Every preview holds what the last had and more, up to the result's own numbers."""
+    from workbench.patching.specs.sweep import PatchSpec
+    from workbench.progress import Silent
+
+    class Seen(Silent):
+        def __init__(self):
+            self.grids = []
+
+        def preview(self, seen):
+            assert (seen.rows, seen.columns) == ("layer", "position") and "pair 1 of 1" in seen.title
+            self.grids.append(seen.values.copy())
+
+    seen, clean = Seen(), PROMPT
+    spec = PatchSpec(clean=clean, corrupt=clean.replace("John", "Anna"), answer="Mary", wrong="Tom")
+    metric = spec.run(tiny_model("llama"), seen).data["metric"].values[0]
+    assert len(seen.grids) == metric.shape[1]
+    for before, after in pairwise(seen.grids):
+        known = np.isfinite(before)
+        assert np.isfinite(after).sum() == known.sum() + len(metric)
+        np.testing.assert_array_equal(before[known], after[known])
+    np.testing.assert_array_equal(seen.grids[-1], metric)
+
+
+def test_the_preview_of_a_job_is_there_while_it_runs(worker):
+    class Shows(Spec):
+        kind: ClassVar[str] = "lens"
+
+        def run(self, model, progress):
+            preview(progress, Preview("half", np.array([[1.0, np.nan]]), "layer", "position"))
+            progress.stage("wait", 1000)
+            for _ in range(1000):
+                time.sleep(0.01)
+                progress.advance()
+
+    job = worker.submit(Shows())
+    while job.stage != "wait":
+        time.sleep(0.01)
+    assert job.preview is not None and job.preview.title == "half"
+    worker.cancel(job.id)
+    assert worker.wait(job.id, timeout=60).state == "cancelled"
+    time.sleep(0.1)
+    assert job.preview is None
 
 
 def test_a_job_becomes_a_run_and_the_model_is_loaded_once(worker, tmp_path):

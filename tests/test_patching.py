@@ -421,3 +421,40 @@ def test_layers_may_be_given_in_any_order_and_from_the_end(llama):
     np.testing.assert_allclose(some, whole.sel(layer=[0, 2]), atol=1e-6)
     with pytest.raises(DataError, match="Layer 3 does not exist"):
         wb.patching.sweep(llama, CLEAN, CORRUPT, METRIC, layers=[3])
+
+
+def test_heads_are_patched_from_the_first_position_that_differs(llama, monkeypatch):
+    """Before it both runs are the same, so a patch over all positions changes nothing there."""
+    starts, real = [], wave.run
+    monkeypatch.setattr(wave, "run", lambda rows, start, *a: starts.append(start) or real(rows, start, *a))
+    first = next(i for i, (a, b) in enumerate(zip(CLEAN, CORRUPT, strict=True)) if a != b)
+    short = wb.patching.sweep(llama, CLEAN, CORRUPT, METRIC, kind="z", control=False).data["metric"]
+    assert set(starts) == {first}
+    starts.clear()
+    options = {"kind": "z", "control": False, "skip_unchanged": False}
+    whole = wb.patching.sweep(llama, CLEAN, CORRUPT, METRIC, **options).data["metric"]
+    assert set(starts) == {0}
+    np.testing.assert_allclose(short, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_of_some_tokens_are_those_of_all(model, dtype):
+    model = wb.LanguageModel(copy.deepcopy(model.hf).to(dtype), None)
+    resid = torch.randn(5, model.d_model, dtype=dtype)
+    whole, some = model.readout(resid), model.readout(resid, [7, 3, 9])
+    assert some.shape == (5, 3) and some.dtype == whole.dtype
+    torch.testing.assert_close(some, whole[:, [7, 3, 9]], atol=1e-5, rtol=1e-5)
+
+
+def test_a_metric_of_two_tokens_unembeds_no_others(llama, monkeypatch):
+    asked, real = [], type(llama).readout
+    monkeypatch.setattr(
+        type(llama), "readout", lambda self, x, tokens=None: asked.append(tokens) or real(self, x, tokens)
+    )
+    few = wb.patching.sweep(llama, *PAIRS, METRIC, control=False).data["metric"]
+    assert [7, 9] in asked and None not in asked
+    asked.clear()
+    metric = METRIC.resolve(llama)
+    every = wb.patching.sweep(llama, *PAIRS, lambda logits: metric(logits), control=False).data["metric"]
+    assert set(map(str, asked)) == {"None"}
+    np.testing.assert_allclose(few, every, atol=1e-5)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from workbench.errors import Cancelled, RunError, WorkbenchError
+from workbench.progress import Preview
 
 if TYPE_CHECKING:
     from workbench.model.language_model import LanguageModel
@@ -39,6 +40,7 @@ class Job:
         done, total: items of that part.
         error: one line for the user, if it failed.
         run_id: the run it became, once finished.
+        preview: what is known so far, of analyses that say so.
     """
 
     id: str
@@ -50,6 +52,7 @@ class Job:
     error: str = ""
     details: str = ""
     run_id: str = ""
+    preview: Preview | None = None
     started: float = 0.0
     ended: float = 0.0
     _stage_started: float = 0.0
@@ -82,6 +85,9 @@ class _JobProgress:
         self._job.done += n
         if self._job._cancel.is_set():
             raise Cancelled
+
+    def preview(self, seen: Preview) -> None:
+        self._job.preview = seen
 
 
 class JobWorker:
@@ -169,7 +175,7 @@ class JobWorker:
                     continue
                 job.state, job.started = "running", time.monotonic()
             self._execute(job)
-            job.ended = time.monotonic()
+            job.ended, job.preview = time.monotonic(), None
 
     def _execute(self, job: Job) -> None:
         from workbench.runs.execute import run_spec

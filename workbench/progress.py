@@ -7,7 +7,11 @@ command line draws bars from it, the job worker of the dashboard keeps counts an
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @runtime_checkable
@@ -29,3 +33,23 @@ class Silent:
 
     def advance(self, n: int = 1) -> None:
         """Nothing to show."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What an analysis knows so far."""
+
+    title: str
+    """Of what, and how much of it."""
+    values: np.ndarray
+    """[row, column], NaN where nothing is known yet."""
+    rows: str
+    columns: str
+
+
+def preview(progress: Progress, seen: Preview) -> None:
+    """Show what there is so far, where somebody looks on: progress with a method `preview` (that of the dashboard's
+    jobs); all other kinds need none."""
+    show = getattr(progress, "preview", None)
+    if show is not None:
+        show(seen)

@@ -6,6 +6,7 @@ import hashlib
 import platform
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,7 @@ def provenance(
         model=describe_model(model) if model is not None else {},
         inputs=describe_tokens(tokens) if tokens is not None else {},
         seed=seed,
-        versions=_versions(),
+        versions=dict(_versions()),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds={k: round(v, 4) for k, v in (seconds or {}).items()},
         python=platform.python_version(),
@@ -94,6 +95,7 @@ def describe_tokens(rows: list[list[int]]) -> dict[str, Any]:
     return {"sha256": digest, "n_prompts": len(rows), "n_tokens": sum(len(r) for r in rows)}
 
 
+@cache
 def _versions() -> dict[str, str]:
     found = {}
     for package in PACKAGES:

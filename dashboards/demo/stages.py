@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from probes.spec import ProbeSpec
 from workbench.lens.spec import LensSpec
-from workbench.patching.spec import PatchSpec
+from workbench.patching.specs.sweep import PatchSpec
 from workbench.specs import ModelSpec, Spec
 from workbench.steering.spec import SteerSpec
 

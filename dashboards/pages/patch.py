@@ -14,6 +14,7 @@ from dash import Input, Output, State, html, no_update
 from dashboards import following, ids
 from dashboards.components import forms, graphs, job_panel, results, tokens
 from dashboards.components.aria import aria
+from dashboards.figures.preview import preview
 from dashboards.figures.theme import number
 from dashboards.state import AppState
 from workbench import datasets
@@ -143,7 +144,8 @@ def layout(state: AppState) -> html.Div:
     )
     about = "Copy activations from one run into another, layer by layer, and see what the answer does."
     form = forms.card(source, prompts, what, how, job_panel.layout(PAGE))
-    return html.Div([forms.heading("Patch", about), form, results.layout(PAGE)])
+    so_far = html.Div(id=ids.of(PAGE, "preview"), className="results stack")
+    return html.Div([forms.heading("Patch", about), form, so_far, results.layout(PAGE)])
 
 
 def fields(
@@ -248,6 +250,23 @@ def register(app: dash.Dash, state: AppState) -> None:
         if not n_clicks:
             return no_update
         return following.submit(state, parse_spec(fields(*form), source="The form"), PAGE, search)
+
+    @app.callback(
+        Output(ids.of(PAGE, "preview"), "children"),
+        Input(ids.POLL, "n_intervals"),
+        State(ids.FOLLOWING, "data"),
+        State(ids.SUBMITTED, "data"),
+        State(ids.query(PAGE), "data"),
+        State(ids.of(PAGE, "preview"), "children"),
+    )
+    def paint(_ticks, known, submitted, query, before):
+        """The cells that the followed sweep has, while it runs."""
+        mine = following.entry(PAGE, known, submitted)
+        job = state.job(mine["job"]) if mine is not None and not mine["done"] else None
+        if job is None or (seen := job.preview) is None:
+            return None if before else no_update
+        words = f"So far: {seen.title}."
+        return forms.card(graphs.graph(PAGE, "preview", preview(seen), words, query["scheme"]))
 
     @app.callback(
         Output(ids.of(PAGE, "prompts"), "style"),

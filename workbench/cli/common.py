@@ -37,12 +37,15 @@ SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-def make_spec(kind: str, **fields: Any) -> Spec:
-    """A checked spec from a command's arguments; unset (None) arguments take the spec's defaults."""
+def make_spec(kind: str, *, command: str | None = None, **fields: Any) -> Spec:
+    """A checked spec from a command's arguments; unset (None) arguments take the spec's defaults.
+
+    `command` is what errors call the command where it is not called as the kind.
+    """
     from workbench.specs import parse_spec
 
     given = {name: value for name, value in fields.items() if value is not None}
-    return parse_spec({"kind": kind, **given}, source=f"`workbench {kind}`")
+    return parse_spec({"kind": kind, **given}, source=f"`workbench {command or kind}`")
 
 
 def execute(spec: Spec, *, runs: Path | None, as_json: bool) -> None:
@@ -82,6 +85,7 @@ def show_run(run: Run) -> None:
     print_summary(run.info.summary, console=console)
     console.print(f"\nRun     {run.path}", highlight=False, soft_wrap=True)
     console.print(f"Report  {run.path / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"Again   workbench run {run.path / 'spec.yaml'}", highlight=False, soft_wrap=True)
     console.print(
         f"Look    workbench runs show {run.id}   ·   workbench dashboard", highlight=False, soft_wrap=True
     )
@@ -107,25 +111,6 @@ def result_table(result: Result) -> tuple[list[str], list[list[str]]]:
         ]
         rank = f"rank of {data.attrs['target']!r}"
         return ["layer", "top-1", "p", "entropy (nats)", "KL to final (nats)", rank, "control rank"], rows
-    if result.kind == "patching_sweep":
-        column = "head" if "head" in data.dims else "position"
-        strongest = data["mean_effect"].values
-        order = sorted(
-            ((l, c) for l in range(strongest.shape[0]) for c in range(strongest.shape[1])),
-            key=lambda cell: -abs(strongest[cell]),
-        )[:10]
-        control = data["control_effect"].mean("pair").values if "control_effect" in data else None
-        rows = [
-            [
-                str(int(data["layer"].values[l])),
-                str(c) if column == "head" else f"{c} {str(data['clean_token'].values[c])!r}",
-                f"{strongest[l, c]:+.3f}",
-                f"{control[l, c]:+.3f}" if control is not None else "not run",
-            ]
-            for l, c in order
-        ]
-        shown = f"effect (10 strongest of {strongest.size})"
-        return ["layer", column, shown, "wrong-source control"], rows
     if result.kind == "probe_sweep" and "position" not in data.dims:
         cell_of = "layer" if "layer" in data.dims else "site"
         rows = [
@@ -156,7 +141,9 @@ def result_table(result: Result) -> tuple[list[str], list[list[str]]]:
             for cell in [data.sel(direction=d, strength=s)]
         ]
         return ["direction", "strength", "score", "95 % interval", "KL (nats)"], rows
-    return [], []
+    from workbench.cli.patch_tables import table
+
+    return table(result)
 
 
 def print_table(columns: list[str], rows: list[list[str]], *, console: Any = None) -> None:
@@ -174,13 +161,25 @@ def print_table(columns: list[str], rows: list[list[str]], *, console: Any = Non
 
 
 def print_summary(summary: dict[str, Any], *, console: Any = None) -> None:
-    """Name and value, a line each."""
+    """Name and value, a line each; what is nested twice has a line of its own."""
     rows = []
     for name, value in summary.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{k} {v}" for k, v in value.items())
-        rows.append([name.replace("_", " "), str(value)])
+        label = name.replace("_", " ")
+        inner = value if isinstance(value, dict) else {}
+        deeper = {key: one for key, one in inner.items() if isinstance(one, dict)}
+        if not isinstance(value, dict) or len(deeper) < len(inner):
+            plain = {key: one for key, one in inner.items() if key not in deeper}
+            rows.append([label, _shown(plain or value)])
+        rows += [[f"{label}: {key.replace('_', ' ')}", _shown(one)] for key, one in deeper.items()]
     print_table(["", ""], rows, console=console)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {one}" for name, one in value.items())
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return ", ".join(value)
+    return str(value)
 
 
 @contextmanager

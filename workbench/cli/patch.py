@@ -1,10 +1,12 @@
-"""`workbench patch`: patching sweep over one pair of prompts or a set of pairs."""
+"""`workbench patch`: a patching sweep; its sub-commands are the other methods, one file each (`patch_NAME`)."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from workbench.cli.common import (
     DeviceOption,
@@ -13,20 +15,56 @@ from workbench.cli.common import (
     ModelOption,
     RunsOption,
     SeedOption,
-    execute,
-    make_spec,
     new_app,
 )
+from workbench.cli.patch_options import CleanOption, CorruptOption, WrongOption, ask, set_for
+from workbench.errors import RunError
 
 app = new_app()
+METHODS = {
+    "attribution": "patch_attribution",
+    "edges": "patch_edges",
+    "path": "patch_path",
+    "ablate": "patch_ablate",
+    "knockout": "patch_knockout",
+    "back-patch": "patch_back_patch",
+    "patchscope": "patch_patchscope",
+    "all-for-one": "patch_all_for_one",
+    "das": "patch_das",
+    "circuit": "patch_circuit",
+    "mediation": "patch_mediation",
+    "neurons": "patch_neurons",
+    "input": "patch_input",
+}
+"""The sub-commands, in the order of the help, and the module beside this one that has each as its `app`."""
+HELP = "Move activations from one run into another and measure what the answer does."
+EPILOG = (
+    "Example: workbench patch --dataset indirect-objects --limit 8 --site resid_pre, or with a command: "
+    "workbench patch attribution --site z --recheck 20"
+)
 
 
-@app.command(epilog="Example: workbench patch --dataset indirect-objects --limit 8 --site resid_pre")
+class Methods(TyperGroup):
+    """Sub-commands that are imported when they are used, or when the help lists them."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # noqa: ARG002
+        return list(METHODS)
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # noqa: ARG002
+        if cmd_name not in METHODS:
+            return None
+        command = typer.main.get_command(import_module(f"workbench.cli.{METHODS[cmd_name]}").app)
+        command.name = cmd_name
+        return command
+
+
+@app.callback(cls=Methods, invoke_without_command=True, help=HELP, epilog=EPILOG)
 def patch(
-    clean: Annotated[str | None, typer.Option(help="Prompt the model answers right.")] = None,
-    corrupt: Annotated[str | None, typer.Option(help="The same prompt with one thing changed.")] = None,
+    context: typer.Context,
+    clean: CleanOption = None,
+    corrupt: CorruptOption = None,
     answer: Annotated[str | None, typer.Option(help="Right answer, exactly one token (' Mary').")] = None,
-    wrong: Annotated[str | None, typer.Option(help="Wrong answer, exactly one token (' John').")] = None,
+    wrong: WrongOption = None,
     dataset: Annotated[str | None, typer.Option(help="A set of pairs instead of one pair.")] = None,
     limit: Annotated[int, typer.Option(help="Pairs of the set to use.")] = 8,
     site: Annotated[
@@ -47,22 +85,42 @@ def patch(
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Move activations from one run into another and measure what the answer does."""
-    if dataset is None and clean is None:
-        dataset = "indirect-objects"
-    spec = make_spec(
+    """A sweep where no command is given."""
+    if context.invoked_subcommand is not None:
+        _nothing_before(context)
+        return
+    ask(
         "patch",
-        model={"name": model, "device": device, "dtype": dtype},
+        "patch",
         clean=clean,
         corrupt=corrupt,
         answer=answer,
         wrong=wrong,
-        dataset=dataset,
+        dataset=set_for(model, dataset, clean, corrupt, answer, wrong),
         limit=limit,
         site=site,
         direction=direction,
         source=source,
         control=control,
+        model=model,
+        device=device,
+        dtype=dtype,
         seed=seed,
+        runs=runs,
+        json=json,
     )
-    execute(spec, runs=runs, as_json=json)
+
+
+def _nothing_before(context: typer.Context) -> None:
+    """Options of the sweep that stand before a command would be lost: say so."""
+    lost = []
+    for name in context.params:
+        given = context.get_parameter_source(name)
+        if given is not None and given.name != "DEFAULT":
+            lost.append("--" + name.replace("_", "-"))
+    if lost:
+        command = context.invoked_subcommand
+        raise RunError(
+            f"{' and '.join(lost)} stood before {command!r} and would be lost: give options behind the command, "
+            f"`workbench patch {command} {lost[0]} …`."
+        )

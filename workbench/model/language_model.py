@@ -184,14 +184,15 @@ class LanguageModel:
         return self.forward(self.batch(prompts)).logits
 
     @torch.inference_mode()
-    def readout(self, resid: Tensor) -> Tensor:
+    def readout(self, resid: Tensor, tokens: Sequence[int] | None = None) -> Tensor:
         """Logits of a residual stream: final norm, unembedding, and what the model does after it.
 
         Args:
             resid: [..., d_model] as `hook_resid_post` has it.
+            tokens: ids of the tokens whose logits are wanted; None: all. In float32 the others are not computed.
 
         Returns:
-            [..., d_vocab] logits; for the last block's output, the model's own logits.
+            [..., d_vocab] logits (or [..., token]); for the last block's output, the model's own logits.
         """
         paths = self.catalog.map.paths
         hidden = resid.to(self.device)
@@ -199,7 +200,15 @@ class LanguageModel:
             hidden = self.module(paths["ln_final"])(hidden)
         if "project_out" in paths and self.catalog.has_module(paths["project_out"]):
             hidden = self.module(paths["project_out"])(hidden)
-        logits = self.module(paths["unembed"])(hidden)
+        unembed = self.module(paths["unembed"])
+        if tokens is None:
+            logits = unembed(hidden)
+        elif type(unembed) is torch.nn.Linear and hidden.dtype == unembed.weight.dtype == torch.float32:
+            rows = list(tokens)
+            bias = None if unembed.bias is None else unembed.bias[rows]
+            logits = torch.nn.functional.linear(hidden, unembed.weight[rows], bias)
+        else:  # in lower precision one token's product may be rounded otherwise than among all
+            logits = unembed(hidden)[..., list(tokens)]
         scale = getattr(self.config, "logit_scale", None)
         if scale is not None:
             logits = logits * scale

@@ -1,28 +1,33 @@
 """Pairs of runs and their first-order expansions: what attribution of nodes and of edges share.
 
 For each pair: the source run's activations, the base run's, and the gradients of its metric. Without `integrate` that
-is two forwards and one backward, with it a forward more and as many midpoints, several of them at once.
+is two forwards and one backward, with it as many midpoints more, several of them at once. Pairs of one length go
+through together; a single short pair's two forwards are one batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from workbench.errors import MetricError, PromptError
 from workbench.model.language_model import LanguageModel
-from workbench.model.tokens import TokenBatch
 from workbench.patching.gradients import INPUT, Activations, Forward, integrated
-from workbench.patching.metrics import KLDivergence
+from workbench.patching.metrics import KLDivergence, MetricFunction
 from workbench.patching.outcome import Outcome
 from workbench.patching.pairs import Direction, Pairs
 from workbench.patching.sources import deranged
 from workbench.sites.catalog import Site
 
 __all__ = ["Direction", "Expansion", "Runs"]
+
+FEW_TOKENS = 64
+"""Up to so many tokens of the source runs, source and base runs go through as one batch."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,28 @@ class Expansion:
     gradients: Activations
     ends: tuple[float, float]
     """The metric of the source run and of the base run."""
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """Both runs of one pair."""
+
+    number: int
+    taken: Activations
+    own: Activations
+    gradients: Activations
+    ends: tuple[float, float]
+
+
+_Runs = tuple[
+    Tensor, Tensor, tuple[Activations, Activations], Callable[[Sequence[MetricFunction]], Activations]
+]
+"""Logits of source and base runs, their activations [row, ...], and what gives the base runs' gradients."""
+
+
+def _each(functions: Sequence[MetricFunction], logits: Tensor) -> Tensor:
+    """[row] each row's own metric."""
+    return torch.cat([function(logits[row : row + 1]) for row, function in enumerate(functions)])
 
 
 @dataclass(frozen=True)
@@ -88,34 +115,83 @@ class Runs(Pairs):
             seed: of the derangement.
             tokens_per_backward: see `gradients.integrated`.
         """
+        passes = self._passes(points, probed, tokens_per_backward)
+        first = waiting = next(passes)
+        for following in passes:
+            yield self._expansion(waiting, following if control else None, points, seed)
+            waiting = following
+        yield self._expansion(waiting, first if control else None, points, seed)
+
+    def _expansion(self, one: _Pass, following: _Pass | None, points: Sequence[Site], seed: int) -> Expansion:
+        """One pair's, with the next pair's source as its control."""
+        own, taken, wrong = one.own, self.moved(one.number, one.taken, one.own), None
+        if following is not None and following.number != one.number:
+            wrong = self.moved(one.number, following.taken, own, following.number)
+        elif following is not None:
+            wrong = deranged(taken, np.random.default_rng(seed), "")
+        minus = lambda values: {p.name: values[p.name] - own[p.name] for p in points}  # noqa: E731
+        return Expansion(own, taken, minus(taken), wrong and minus(wrong), one.gradients, one.ends)
+
+    def _passes(
+        self, points: Sequence[Site], probed: Sequence[str], tokens_per_backward: int
+    ) -> Iterator[_Pass]:
+        """Both runs of each pair, several pairs at once where all have one length."""
         every = [*points, self.model.catalog[INPUT]] if self.integrate else list(points)
         probes = [point for point in points if point.name in set(probed)]
-        first = source = self._run(self.sources[0], every)
-        for i, base_batch in enumerate(self.bases):
-            base = self._run(base_batch, every, () if self.integrate else [p.name for p in probes])
-            function = self.function(i, source.logits[0].detach(), base.logits[0].detach())
-            own = base.activations()
-            taken = self.moved(i, source.activations(), own)
-            if self.integrate:
-                gradients = integrated(
-                    self.model, base_batch.ids, probes, function, (own[INPUT], taken[INPUT]), self.integrate,
-                    keep=self.keep, tokens_per_backward=tokens_per_backward,
-                )  # fmt: skip
-            else:
-                gradients = {name: g[0] for name, g in base.gradients(function).items()}
-            ends = (float(function(source.logits.detach())[0]), float(function(base.logits.detach())[0]))
-            following = first if i + 1 == len(self.pairs) else self._run(self.sources[i + 1], every)
-            wrong = None
-            if control and len(self.pairs) > 1:
-                wrong = self.moved(i, following.activations(), own, (i + 1) % len(self.pairs))
-            elif control:
-                wrong = deranged(taken, np.random.default_rng(seed), "")
-            minus = lambda values, own=own: {p.name: values[p.name] - own[p.name] for p in points}  # noqa: E731
-            yield Expansion(own, taken, minus(taken), wrong and minus(wrong), gradients, ends)
-            source = following
+        lengths = {batch.lengths[0] for pair in self.pairs for batch in pair}
+        size = 1 if len(lengths) > 1 else max(1, tokens_per_backward // self.length)
+        for at in range(0, len(self.pairs), size):
+            numbers = range(at, min(at + size, len(self.pairs)))
+            sources = torch.cat([self.sources[i].ids for i in numbers])
+            bases = torch.cat([self.bases[i].ids for i in numbers])
+            keep = [] if self.integrate else [p.name for p in probes]
+            runs = self._together if len(lengths) == 1 and sources.numel() <= FEW_TOKENS else self._apart
+            source, base, values, gradients = runs(sources, bases, every, keep)
+            functions = [
+                self.function(i, source[row].detach(), base[row].detach()) for row, i in enumerate(numbers)
+            ]
+            found = gradients(functions)
+            for row, i in enumerate(numbers):
+                taken, own = ({name: value[row] for name, value in side.items()} for side in values)
+                both = (source[row].detach(), base[row].detach())
+                ends = tuple(float(functions[row](logits[None])[0]) for logits in both)
+                if self.integrate:
+                    moved = self.moved(i, taken, own)
+                    slopes = integrated(
+                        self.model, self.bases[i].ids, probes, functions[row], (own[INPUT], moved[INPUT]),
+                        self.integrate, keep=self.keep, tokens_per_backward=tokens_per_backward,
+                    )  # fmt: skip
+                else:
+                    slopes = {name: g[row] for name, g in found.items()}
+                yield _Pass(i, taken, own, slopes, ends)  # type: ignore[arg-type]
 
-    def _run(self, batch: TokenBatch, points: Sequence[Site], probed: Sequence[str] = ()) -> Forward:
-        return Forward(self.model, batch.ids, points, probed=probed, keep=self.keep)
+    def _together(
+        self, sources: Tensor, bases: Tensor, points: Sequence[Site], probed: Sequence[str]
+    ) -> _Runs:
+        """Source and base runs as one batch: with few tokens a pass takes as long as reading the weights does."""
+        n = len(sources)
+        run = Forward(self.model, torch.cat([sources, bases]), points, probed=probed, keep=self.keep)
+
+        def gradients(functions: Sequence[MetricFunction]) -> Activations:
+            if not probed:
+                return {}
+            found = run.gradients(lambda logits: _each(functions, logits[n:]))
+            return {name: value[n:] for name, value in found.items()}
+
+        sides = [
+            {name: value[rows] for name, value in run.values.items()} for rows in (slice(n), slice(n, None))
+        ]
+        return run.logits[:n], run.logits[n:], (sides[0], sides[1]), gradients
+
+    def _apart(self, sources: Tensor, bases: Tensor, points: Sequence[Site], probed: Sequence[str]) -> _Runs:
+        """Source and base runs one after the other: no backward pass through the source runs."""
+        source = Forward(self.model, sources, points, keep=self.keep)
+        base = Forward(self.model, bases, points, probed=probed, keep=self.keep)
+
+        def gradients(functions: Sequence[MetricFunction]) -> Activations:
+            return base.gradients(lambda logits: _each(functions, logits)) if probed else {}
+
+        return source.logits, base.logits, (source.values, base.values), gradients
 
     def outcome(
         self,

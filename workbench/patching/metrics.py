@@ -68,6 +68,8 @@ class LogitDifference:
         def difference(logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
             return (logits[:, answer] - logits[:, wrong]).float()
 
+        difference.tokens = (answer, wrong)  # type: ignore[attr-defined]
+        difference.of_tokens = lambda logits: (logits[:, 0] - logits[:, 1]).float()  # type: ignore[attr-defined]
         return difference
 
 

@@ -30,11 +30,12 @@ from workbench.errors import MetricError, PromptError, SiteError
 from workbench.hooks.session import EditFunction
 from workbench.model.language_model import LanguageModel
 from workbench.model.tokens import Prompt
+from workbench.patching.alignment import Alignment
 from workbench.patching.metrics import Metric, MetricFunction
 from workbench.patching.outcome import Outcome
 from workbench.patching.pairs import Pairs
 from workbench.patching.replay import TOKENS_PER_CALL, Entry, Replay
-from workbench.patching.sources import Activations, read, wrong_sources
+from workbench.patching.sources import Activations, deranged, read
 from workbench.progress import Progress, Silent
 from workbench.results import Result
 
@@ -52,6 +53,7 @@ def path_patch(
     senders: Sequence[Sequence[Node]] | None = None,
     freeze: Literal["heads", "all"] = "heads",
     direction: Literal["denoising", "noising"] = "denoising",
+    alignment: Alignment | Mapping[int, int] | Sequence[Alignment | Mapping[int, int]] | None = None,
     control: bool = True,
     seed: int = 0,
     tokens_per_call: int = TOKENS_PER_CALL,
@@ -61,13 +63,14 @@ def path_patch(
 
     Args:
         model: the language model.
-        clean, corrupt: one prompt each, or as many as there are pairs, all of one length.
-        metric: logits -> number.
+        clean, corrupt: one prompt each, or as many as there are pairs; of one length unless an `alignment` is given.
+        metric: logits -> number; one for all pairs, or one per pair.
         receivers: `logits`, or sites (`blocks.9.attn.hook_q`, `.hook_k`, `.hook_v`, `blocks.7.hook_mlp_out`), with a
             head as `(site, head)` or for all heads of it. Several are patched together.
         senders: sets of `(block, head)` or `(block, "mlp")`, each set patched together; None: every head and MLP alone.
         freeze: `heads` holds all other heads and recomputes MLPs; `all` holds MLPs as well.
         direction: as in `sweep`.
+        alignment: which positions correspond where prompts differ in length, as in `sweep`; at others senders stay.
         control: also run with wrong sources (as in `sweep`).
         seed: for control, bootstrap and permutations.
         tokens_per_call: tokens in one replayed batch.
@@ -89,7 +92,7 @@ def path_patch(
     into = _receivers(model, receivers)
     sets = [list(nodes) for nodes in senders] if senders is not None else _each(model)
     _check(model, sets)
-    pairs = Pairs.of(model, clean, corrupt, metric, direction)
+    pairs = Pairs.of(model, clean, corrupt, metric, direction, alignment=alignment, one_grid=False)
     if pairs.keep > 1:
         raise MetricError(
             f"{pairs.metrics[0]} has an answer of several tokens: path patching takes answers of one."
@@ -98,7 +101,6 @@ def path_patch(
     outputs = [s.name for s in model.resolve("blocks.*.hook_mlp_out")]
     sites = [*frozen, *outputs]
     taken = [read(model, batch, sites) for batch in pairs.sources]
-    wrong = wrong_sources(taken, np.random.default_rng(seed), "z") if control else None
     held = [site for site in (sites if freeze == "all" else frozen) if site not in dict(into)]
     values, wrong_values, ends = [], [], []
     progress.stage("path patching", len(pairs) * (2 if control else 1))
@@ -106,11 +108,20 @@ def path_patch(
         replay = Replay(model, base, read=sites)
         function = pairs.function(i, taken[i]["logits"], replay.logits)
         ends.append([float(function(logits[None])[0]) for logits in (taken[i]["logits"], replay.logits)])
-        for put, kept in ((taken, values), (wrong, wrong_values)):
-            if put is not None:
-                run = _Paths(replay, replay.activations, put[i], held, into, function, tokens_per_call)
-                kept.append(run.measure(sets))
-                progress.advance()
+        own, other = replay.activations, (i + 1) % len(pairs)
+        sources = [(pairs.moved(i, taken[i], own), values)]
+        if control:
+            wrong = pairs.moved(i, taken[other], own, other)
+            sources.append(
+                (
+                    wrong if len(pairs) > 1 else deranged(wrong, np.random.default_rng(seed), "z"),
+                    wrong_values,
+                )
+            )
+        for put, kept in sources:
+            run = _Paths(replay, own, put, held, into, function, tokens_per_call)
+            kept.append(run.measure(sets))
+            progress.advance()
     shape = (len(pairs), model.n_layers, model.n_heads + 1) if senders is None else (len(pairs), len(sets), 1)
     outcome = Outcome(
         pairs=pairs,

@@ -48,10 +48,15 @@ def chunks(entries: Sequence[Entry], tokens_per_call: int = TOKENS_PER_CALL) -> 
         yield order[at : at + size]
 
 
-def logits_of(rows: Sequence[Row], start: int = 0, keep: int = 1) -> Float[Tensor, "row ... d_vocab"]:
-    """Logits at the last position, one row for each of `rows`, in their order; with `keep` above 1 at the last ones."""
+def logits_of(
+    rows: Sequence[Row], start: int = 0, keep: int = 1, tokens: Sequence[int] | None = None
+) -> Float[Tensor, "row ... d_vocab"]:
+    """Logits at the last position, one row for each of `rows`, in their order; with `keep` above 1 at the last ones.
+
+    With `tokens` only theirs, in that order.
+    """
     hidden = run(rows, start, keep)
-    return rows[0][0].model.readout(hidden[:, 0] if keep == 1 else hidden)
+    return rows[0][0].model.readout(hidden[:, 0] if keep == 1 else hidden, tokens)
 
 
 @torch.inference_mode()

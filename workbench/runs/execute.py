@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RunError
 from workbench.files import publish_folder, scratch_folder
-from workbench.progress import Progress, Silent
+from workbench.progress import Preview, Progress, Silent, preview
 from workbench.runs.folder import Run, load_run, runs_folder
 from workbench.specs import Spec
 
@@ -44,6 +44,9 @@ class _Log:
 
     def advance(self, n: int = 1) -> None:
         self._progress.advance(n)
+
+    def preview(self, seen: Preview) -> None:
+        preview(self._progress, seen)
 
 
 def run_spec(
