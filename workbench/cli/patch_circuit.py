@@ -71,7 +71,7 @@ def circuit(
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Run the strongest edges as a circuit, beside random ones."""
+    """Run the strongest edges as a circuit."""
     ask(
         "patch circuit",
         "circuit",

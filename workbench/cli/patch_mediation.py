@@ -63,7 +63,7 @@ def mediation(
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Measure indirect effects of MLPs and attention on two results."""
+    """Measure which component carries the result."""
     ask(
         "patch mediation",
         "mediation",

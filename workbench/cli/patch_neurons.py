@@ -64,7 +64,7 @@ def neurons(
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Compare the importance of neurons with and without a head."""
+    """Find the neurons that a head feeds."""
     ask(
         "patch neurons",
         "neurons",
