@@ -34,6 +34,17 @@ NAMES = {
     "patching_sweep": "Patching sweep",
     "probe_sweep": "Probe sweep",
     "dose_response": "Steering dose–response",
+    "attribution": "Attribution patching",
+    "edge_attribution": "Edge attribution",
+    "path_patching": "Path patching",
+    "knockout": "Attention knock-out",
+    "back_patching": "Back-patching",
+    "all_for_one": "All-for-one subgraph",
+    "all_for_one_search": "All-for-one subgraph: search",
+    "das": "Distributed alignment search",
+    "causal_mediation": "Causal mediation",
+    "circuit": "Circuit: faithfulness and completeness",
+    "neuron_importance": "Comparative neuron analysis",
 }
 N_TEXTS = 5
 """Of so many prompts the generated texts are shown; the page says how many there are."""

@@ -4,12 +4,27 @@
     figure(result)      the main one
     describe(result)    the same figures in words, for screen readers
 
-| kind of result   | figures              |
-| ---------------- | -------------------- |
-| `logit_lens`     | `lens`, `layers`     |
-| `patching_sweep` | `effect`, `control`  |
-| `probe_sweep`    | `auc`, `accuracy`, and `positions` if several |
-| `dose_response`  | `score`, `kl`        |
+| kind of result       | figures                                                                    |
+| -------------------- | -------------------------------------------------------------------------- |
+| `logit_lens`         | `lens`, `layers`                                                           |
+| `patching_sweep`     | `effect`, `control`, and `positions` of heads at positions                 |
+| `probe_sweep`        | `auc`, `accuracy`, and `positions` if several                              |
+| `dose_response`      | `score`, `kl`                                                              |
+| `attribution`        | as of a sweep, `top` of heads, `recheck`; of several kinds `effect_z`, …   |
+| `edge_attribution`   | `effect`, `control`, `top`                                                 |
+| `path_patching`      | `effect`, `control`, `top`; of sets of senders `top`                       |
+| `ablation`           | `effect`; of heads and of many sites also `control`, `top`                 |
+| `knockout`           | `effect`                                                                   |
+| `back_patching`      | `pairs`, `oracle`                                                          |
+| `patchscope`         | `texts`, `control`, `changed`, and `decoded` where that is known           |
+| `all_for_one`        | `faithfulness`                                                             |
+| `all_for_one_search` | `grid`, `smallest`                                                         |
+| `das`                | `accuracy`, `loss`                                                         |
+| `causal_mediation`   | `effect_C` and `control_C` of each component                               |
+| `circuit`            | `curves`                                                                   |
+| `neuron_importance`  | `layers`, `top`, and `heads` where a head was silenced                     |
+| `neuron_ablation`    | `ablation`                                                                 |
+| `input_attribution`  | see `tokens`                                                               |
 
 Figures are made in the light scheme; `theme.use_scheme(figure, "dark")` swaps the template and nothing else.
 Category labels of a grid begin with the position, head or layer: `int(str(x).split()[0])` is the clicked one.
@@ -23,7 +38,7 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from dashboards.figures import lens, patch, probe, steer
-from dashboards.figures.alt import control_statement, describe
+from dashboards.figures.alt import OF_PATCHING, control_statement, describe
 from workbench.errors import RunError, did_you_mean
 
 if TYPE_CHECKING:
@@ -31,11 +46,20 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "control_statement", "describe", "figure", "figures", "provide"]
 
+
+def _of_tokens(result: Result) -> dict[str, go.Figure]:
+    from dashboards.figures import tokens
+
+    return tokens.figures(result)
+
+
 _MAKERS: dict[str, Callable[[Result], dict[str, go.Figure]]] = {
     "logit_lens": lens.figures,
     "patching_sweep": patch.figures,
     "probe_sweep": probe.figures,
     "dose_response": steer.figures,
+    **{kind: module.figures for kind, module in OF_PATCHING.items()},
+    "input_attribution": _of_tokens,
 }
 KINDS = tuple(_MAKERS)
 

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from html import unescape
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dashboards.figures import grid, patch, probe, steer
+from dashboards.figures import (
+    ablation,
+    all_for_one,
+    attribution,
+    back_patching,
+    circuit,
+    edge_attribution,
+    grid,
+    knockout,
+    mediation,
+    neuron_ablation,
+    neurons,
+    patch,
+    patchscope,
+    path,
+    probe,
+    steer,
+    subspace,
+)
 from dashboards.figures.lens import control_name
 from dashboards.figures.theme import number
 
@@ -15,33 +33,52 @@ if TYPE_CHECKING:
     from workbench.results import Result
 
 
+OF_PATCHING: dict[str, ModuleType] = {
+    "patching_sweep": patch,
+    "attribution": attribution,
+    "edge_attribution": edge_attribution,
+    "path_patching": path,
+    "ablation": ablation,
+    "knockout": knockout,
+    "back_patching": back_patching,
+    "patchscope": patchscope,
+    "all_for_one": all_for_one,
+    "all_for_one_search": all_for_one,
+    "das": subspace,
+    "causal_mediation": mediation,
+    "circuit": circuit,
+    "neuron_importance": neurons,
+    "neuron_ablation": neuron_ablation,
+}
+"""Kind of result -> the module with its `figures`, their words (`describe`), and its `control_statement`."""
+
+
+def module_of(kind: str) -> ModuleType | None:
+    """The module that draws a kind and says it in words; None for those said here, and for unknown ones."""
+    if kind == "input_attribution":
+        from dashboards.figures import tokens  # when it is needed, and not before
+
+        return tokens
+    return OF_PATCHING.get(kind)
+
+
 def describe(result: Result) -> dict[str, str]:
     """Text summary of each figure, under the names of `figures(result)`; empty for an unknown kind."""
-    makers = {
-        "logit_lens": _lens,
-        "patching_sweep": _patch,
-        "probe_sweep": _probe,
-        "dose_response": _steer,
-    }
+    if (module := module_of(result.kind)) is not None:
+        return module.describe(result)
+    makers = {"logit_lens": _lens, "probe_sweep": _probe, "dose_response": _steer}
     return makers[result.kind](result) if result.kind in makers else {}
 
 
 def control_statement(result: Result) -> str:
     """What the result was compared with, and what came out."""
     data = result.data
+    if (module := module_of(result.kind)) is not None:
+        return module.control_statement(result)
     if result.kind == "logit_lens":
         rank, control = (number(float(data[n].values[-1, -1])) for n in ("target_rank", "control_rank"))
         target = repr(str(data.attrs["target"]))
         return f"After the last layer {target} has rank {rank}; {control_name(result)}: {control}."
-    if result.kind == "patching_sweep":
-        control = patch.mean_control(data)
-        if control is None:
-            return "No control was run: the size of these effects cannot be judged."
-        effect, largest = _largest(data["mean_effect"].values), _largest(control)
-        return (
-            f"Control: {data.attrs['control']}. Largest |effect| {effect}; "
-            f"largest |control effect| {largest}."
-        )
     if result.kind == "probe_sweep":
         at = probe.at_best_position(data)
         parts = [_probe_against_control(at, name) for name in probe.probe_names(result)]
@@ -52,10 +89,6 @@ def control_statement(result: Result) -> str:
         return f"Control: {steer.control_text(result)}. {_range_of_scores(result)}"
     control = data.attrs.get("control")
     return f"Control: {control}." if control else "This result names no control."
-
-
-def _largest(values: np.ndarray) -> str:
-    return number(float(np.nanmax(np.abs(values))))
 
 
 def _lens(result: Result) -> dict[str, str]:
@@ -87,37 +120,6 @@ def _lens(result: Result) -> dict[str, str]:
 
 
 _LENS_LINES = ("entropy", "kl_to_final", "target_rank", "control_rank")
-
-
-def _patch(result: Result) -> dict[str, str]:
-    data = result.data
-    mean = data["mean_effect"].values
-    row, at = patch.strongest(mean)
-    column = patch.column_of(data)
-    label = unescape(patch.column_labels(data)[at])
-    n = int(data.attrs["n_pairs"])
-    interval = ""
-    if n > 1:
-        low, high = (number(float(data[name].values[row, at])) for name in ("effect_low", "effect_high"))
-        interval = f", 95 % interval {low} to {high}"
-    effect = (
-        f"Heatmap of {mean.shape[0]} layers by {mean.shape[1]} {column}s: {data.attrs['direction']} effect "
-        f"of patching {data.attrs['kind']} on {data.attrs['metric']}, {n} pair{'s' if n > 1 else ''}, 0 for "
-        "none and 1 for full. "
-        f"Largest |effect| at layer {int(data['layer'].values[row])}, {column} {label}: "
-        f"{number(float(mean[row, at]))}{interval}. Range {number(float(np.nanmin(mean)))} to "
-        f"{number(float(np.nanmax(mean)))}."
-    )
-    control = patch.mean_control(data)
-    if control is None:
-        return {"effect": effect + " No control was run."}
-    return {
-        "effect": f"{effect} Control in that cell: {number(float(control[row, at]))}.",
-        "control": (
-            f"The effect heatmap beside its control ({data.attrs['control']}) on one colour range. Largest "
-            f"|effect| {_largest(mean)}, largest |control effect| {_largest(control)}."
-        ),
-    }
 
 
 def _probe_against_control(data, name: str) -> str:

@@ -10,9 +10,10 @@ from html import unescape
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb, sequential
 
-from dashboards.figures.theme import OUTLINE, safe
+from dashboards.figures.theme import OUTLINE, SIZE, safe
 
 TEXT_COLUMNS = 20
 """Up to so many columns the cells carry text; with more it would not fit, and hover has it."""
@@ -62,12 +63,41 @@ def text_colours(values: np.ndarray) -> np.ndarray:
     return np.where(luminance > 0.1791, "#000", "#fff").astype(object)
 
 
+def text_trace(
+    columns: Sequence[str], rows: Sequence[str], text: np.ndarray, values: np.ndarray
+) -> go.Scatter:
+    """Texts of the cells of a Cividis heatmap of 0–1. Its own text is grey on the middle colours: not readable."""
+    return go.Scatter(
+        x=np.tile(np.array(columns, dtype=object), len(rows)),
+        y=np.repeat(np.array(rows, dtype=object), len(columns)),
+        mode="text",
+        text=text.ravel(),
+        textfont={"size": SIZE["cell"], "color": text_colours(values).ravel()},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+
+
 def token_label(position: int, token: str, other: str | None = None) -> str:
-    """Label of a column: `3 ' Mary'`, or `10 ' John'→' Mary'` where the other run has another token."""
-    label = f"{position} {shorten(repr(token), 14)}"
+    """Label of a column: `3 ' Mary'`, or `10 ' John'→' Mary'` where the other run has another token (`∅`: none)."""
+    label = f"{position} {_quoted(token)}"
     if other is not None and other != token:
-        label += f"→{shorten(repr(other), 14)}"
+        label += f"→{_quoted(other)}"
     return safe(label)
+
+
+def _quoted(token: str) -> str:
+    return shorten(repr(token), 14) if token else "∅"
+
+
+def unique(labels: Sequence[str]) -> list[str]:
+    """Labels of a category axis, where two that are equal would be one category: later ones get a number."""
+    seen: dict[str, int] = {}
+    found = []
+    for label in labels:
+        seen[label] = seen.get(label, 0) + 1
+        found.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
+    return found
 
 
 def layer_labels(layers: Iterable[int]) -> list[str]:
@@ -95,13 +125,14 @@ def axes(x_title: str, labels: Sequence[str], rows: Sequence[str]) -> tuple[dict
     thinned = " (zoom or hover for all labels)" if len(labels) > 60 else ""
     common = {"type": "category", "showgrid": False, "ticks": "outside", "ticklen": 3}
     # Given ranges: text in cells would otherwise widen them by a margin.
-    x = {**common, "title": {"text": x_title + thinned}, "tickangle": -_angle(labels)}
+    x = {**common, "title": {"text": x_title + thinned}, "tickangle": -angle(labels)}
     y = {**common, "title": {"text": "layer"}, "range": [-0.5, len(rows) - 0.5]}
     return {**x, "range": [-0.5, len(labels) - 0.5]}, y
 
 
-def _angle(labels: Sequence[str]) -> int:
-    if len(labels) <= 6 or max(map(len, labels), default=0) <= 2:
+def angle(labels: Sequence[str]) -> int:
+    """Degrees that labels are turned by, so that they fit side by side."""
+    if len(labels) <= 6 or max(map(len, labels), default=0) <= 3:
         return 0
     return 90 if len(labels) > 30 else 45
 
@@ -109,7 +140,7 @@ def _angle(labels: Sequence[str]) -> int:
 def bottom(labels: Sequence[str]) -> int:
     """Bottom margin that holds the labels at their angle, and the title of the axis."""
     longest = max((len(unescape(label)) for label in labels), default=0) * 6.2
-    return int(48 + longest * np.sin(np.radians(_angle(labels))))
+    return int(48 + longest * np.sin(np.radians(angle(labels))))
 
 
 def gaps(n_columns: int) -> dict[str, float]:

@@ -71,7 +71,7 @@ def lens_figure(result: Result) -> go.Figure:
     bar = {"title": {"text": "top-1 probability"}}
     made |= {"xaxis": x, "yaxis": y, "shapes": _outlines(data["target_rank"].values)}
     made["coloraxis"] = {"colorscale": theme.SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": bar}
-    texts = [_texts(labels, layers, grid.cut(top), cells.z)] if written else []
+    texts = [grid.text_trace(labels, layers, grid.cut(top), cells.z)] if written else []
     return go.Figure([cells, *texts], layout=made)
 
 
@@ -95,19 +95,6 @@ def _cells(data, labels: list[str], layers: list[str], top: np.ndarray) -> tuple
         **grid.gaps(len(labels)),
     )
     return cells, shown
-
-
-def _texts(labels: list[str], layers: list[str], text: np.ndarray, p: np.ndarray) -> go.Scatter:
-    """The cells' texts. A heatmap's own text is grey on the middle of Cividis, where it cannot be read."""
-    return go.Scatter(
-        x=np.tile(np.array(labels, dtype=object), len(layers)),
-        y=np.repeat(np.array(layers, dtype=object), len(labels)),
-        mode="text",
-        text=text.ravel(),
-        textfont={"size": theme.SIZE["cell"], "color": grid.text_colours(p).ravel()},
-        hoverinfo="skip",
-        showlegend=False,
-    )
 
 
 def _hover(data, shown: int) -> np.ndarray:

@@ -24,29 +24,42 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
+@dataclass(frozen=True)
+class _Line:
+    """A line, or horizontal bars: a number for each coordinate, with an interval where it has one."""
+
+    name: str
+    coordinates: list[Any]
+    said: list[str]
+
+
 def tables(figure: go.Figure) -> list[Table]:
-    """One table per heatmap, and one per group of lines over the same x.
+    """One table per heatmap, one per cloud of points, and one per group of lines (or horizontal bars) along one
+    axis.
 
     Traces of other types are left out, and a table without rows says so in its caption.
     """
     found: list[Table] = []
-    lines: list[Any] = []
+    lines: dict[str, list[_Line]] = {}
     traces: tuple[Any, ...] = figure.data  # type: ignore[assignment]
     for trace in traces:
+        if trace.meta == "background" or (isinstance(trace, go.Scatter) and trace.mode == "text"):
+            continue  # grey cells, and labels of the cells of a heatmap, which are in its table
         if isinstance(trace, go.Heatmap):
-            found.append(_heatmap(trace))
-        elif isinstance(trace, go.Scatter) and trace.mode == "text":
-            continue  # labels of the cells of a heatmap, which are in its table
-        elif isinstance(trace, go.Scatter):
-            lines.append(trace)
+            found.append(_heatmap(trace, _title(figure, "y") or "layer"))
+        elif isinstance(trace, go.Scatter) and trace.mode == "markers" and trace.text is not None:
+            found.append(_points(trace, figure))
+        elif isinstance(trace, go.Scatter) or (isinstance(trace, go.Bar) and trace.orientation == "h"):
+            across = _is_across(trace)
+            lines.setdefault("y" if across else "x", []).append(_line(trace, across))
         else:
             found.append(Table(f"{trace.name or trace.type}: no table for this type of plot", (), ()))
-    if lines:
-        found.append(_lines(lines, _x_title(figure)))
+    for axis, group in lines.items():
+        found.append(_lines(group, _title(figure, axis) or ("cell" if axis == "y" else "x")))
     return found
 
 
-def _heatmap(trace: Any) -> Table:
+def _heatmap(trace: Any, row_title: str) -> Table:
     values = np.asarray(trace.z)
     # Numbers written into cells (by a `texttemplate`) repeat the value; texts such as tokens add to it.
     text = np.asarray(trace.text) if trace.text is not None and trace.texttemplate is None else None
@@ -56,33 +69,62 @@ def _heatmap(trace: Any) -> Table:
         if text is not None:
             cells = [f"{unescape(str(t))} {c}" for t, c in zip(text[i], cells, strict=True)]
         rows.append((_plain(trace.y[i]), *cells))
-    return Table(_plain(trace.name or ""), ("layer", *(_plain(x) for x in trace.x)), tuple(rows))
+    return Table(_plain(trace.name or ""), (row_title, *(_plain(x) for x in trace.x)), tuple(rows))
 
 
-def _lines(traces: list[Any], x_title: str) -> Table:
-    coordinates: list[Any] = list(dict.fromkeys(x for trace in traces for x in _list(trace.x)))
+def _points(trace: Any, figure: go.Figure) -> Table:
+    """Points of a scatter plot, each called by its text."""
+    rows = [
+        (_plain(text), number(float(x)), number(float(y)))
+        for text, x, y in zip(trace.text, _list(trace.x), _list(trace.y), strict=True)
+    ]
+    columns = ("point", _title(figure, "x") or "x", _title(figure, "y") or "y")
+    return Table(_plain(trace.name or ""), columns, tuple(rows))
+
+
+def _is_across(trace: Any) -> bool:
+    """Whether the numbers are along x, as those of horizontal bars are, and the categories along y."""
+    return isinstance(trace, go.Bar) or (len(trace.y) > 0 and isinstance(_list(trace.y)[0], str))
+
+
+def _line(trace: Any, across: bool) -> _Line:
+    at, values = (trace.y, trace.x) if across else (trace.x, trace.y)
+    error = trace.error_x if across else trace.error_y
+    said = [number(float(v)) for v in _list(values)]
+    if error is not None and error.array is not None:
+        ends = zip(_list(values), _list(error.arrayminus), _list(error.array), strict=True)
+        said = [
+            text if np.isnan(down) else f"{text} [{number(v - down)}, {number(v + up)}]"
+            for text, (v, down, up) in zip(said, ends, strict=True)
+        ]
+    return _Line(_plain(trace.name or ""), _list(at), said)
+
+
+def _lines(lines: list[_Line], title: str) -> Table:
+    coordinates: list[Any] = list(dict.fromkeys(x for line in lines for x in line.coordinates))
     if not any(isinstance(x, str) for x in coordinates):
         coordinates.sort()
     columns = []
-    for trace in traces:
-        at = dict(zip(_list(trace.x), _list(trace.y), strict=True))
-        columns.append([number(float(at[x])) if x in at else "–" for x in coordinates])
-    names = tuple(_plain(trace.name or "") for trace in traces)
+    for line in lines:
+        at = dict(zip(line.coordinates, line.said, strict=True))
+        columns.append([at.get(x, "–") for x in coordinates])
+    names = tuple(line.name for line in lines)
     rows = tuple(
-        (x if isinstance(x, str) else f"{x:g}", *(column[i] for column in columns))
+        (_plain(x) if isinstance(x, str) else f"{x:g}", *(column[i] for column in columns))
         for i, x in enumerate(coordinates)
     )
-    return Table(f"{', '.join(names)} by {x_title}", (x_title, *names), rows)
+    return Table(f"{', '.join(names)} by {title}", (title, *names), rows)
 
 
 def _list(values: Any) -> list[Any]:
     return np.asarray(values).tolist()
 
 
-def _x_title(figure: go.Figure) -> str:
-    axes: Any = figure.select_xaxes()
-    titles = (axis.title.text for axis in axes)
-    return next((_plain(title) for title in titles if title), "x")
+def _title(figure: go.Figure, axis: str) -> str:
+    """The first title among the axes of one direction."""
+    axes: Any = figure.select_xaxes() if axis == "x" else figure.select_yaxes()
+    titles = (one.title.text for one in axes)
+    return next((_plain(title) for title in titles if title), "")
 
 
 def _plain(text: object) -> str:

@@ -93,6 +93,7 @@ def _template(scheme: Scheme) -> go.layout.Template:
         "linecolor": tokens.axis,
         "tickcolor": tokens.axis,
         "zeroline": False,
+        "zerolinecolor": tokens.axis,
         "automargin": True,
         "tickfont": {"size": SIZE["tick"]},
         "title": {"standoff": 8, "font": {"size": SIZE["axis"]}},
