@@ -25,7 +25,7 @@ import workbench as wb
 from workbench import patching
 from workbench.cli import patch as patch_command
 from workbench.cli import patch_options
-from workbench.cli.patch_options import numbers, where
+from workbench.cli.patch_options import alignment, numbers, where
 from workbench.cli.patch_tables import table
 from workbench.errors import DataError, MetricError, PositionError, RunError
 from workbench.patching.metrics import (
@@ -140,6 +140,17 @@ CASES = {
     "patch": (
         [*DATA, "--site", "z"],
         lambda m, h: patching.sweep(m, CLEAN, CORRUPT, DIFFERENCES, kind="z"),
+    ),
+    "patch ": (
+        ["--clean", "the Mary and John went to the store", "--corrupt", "the Tom went to the store", "--answer", "Mary",
+         "--wrong", "John", "--by", "span", "--span", "who=Mary and John=Tom", "--span", "where=store=store"],
+        lambda m, h: patching.sweep(
+            m, "the Mary and John went to the store", "the Tom went to the store", LogitDifference("Mary", "John"),
+            by="span", alignment=patching.Alignment.of_spans(
+                m, "the Mary and John went to the store", "the Tom went to the store",
+                {"who": ("Mary and John", "Tom"), "where": ("store", "store")}, unequal="last",
+            ),
+        ),
     ),
     "attribution": (
         ["attribution", *DATA, "--site", "mlp_out", "--site", "k", "--integrate", "2", "--recheck", "4", "--layers", "0-1"],
@@ -257,7 +268,7 @@ def test_the_command_and_its_yaml_give_the_numbers_of_the_python_call(
     code, out, err = workbench("patch", *arguments, "--json")
     assert code == 0, err
     made = json.loads(out)
-    assert made["kind"] == name.replace("search", "all_for_one") and made["summary"]
+    assert made["kind"] == name.strip().replace("search", "all_for_one") and made["summary"]
     run = load_run(made["path"])
     expected = python(model, here).data
     assert run.result.data.equals(expected)
@@ -266,6 +277,42 @@ def test_the_command_and_its_yaml_give_the_numbers_of_the_python_call(
     code, out, err = workbench("run", str(run.path / "spec.yaml"), "--json")
     assert code == 0, err
     assert load_run(json.loads(out)["path"]).result.data.identical(run.result.data)
+
+
+def test_a_stopped_sweep_of_a_command_goes_on_from_its_checkpoint(workbench, monkeypatch, here, tmp_path):
+    """Stopped by Ctrl-C in the middle: the file is there, the same command ends with the same numbers, it is gone."""
+    from workbench.patching import wave
+
+    monkeypatch.chdir(here)
+    command = [
+        "patch",
+        *DATA,
+        "--site",
+        "mlp_out",
+        "--checkpoint",
+        str(tmp_path / "sweep.safetensors"),
+        "--json",
+    ]
+    real, calls = wave.run, []
+
+    def stops(rows, *a):
+        calls.append(len(rows))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(rows, *a)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(wave, "run", stops)
+        code, _, _ = workbench(*command)
+    assert code != 0 and (tmp_path / "sweep.safetensors").exists()
+    calls.clear()
+    code, out, err = workbench(*command)
+    assert code == 0 and not (tmp_path / "sweep.safetensors").exists(), err
+    code, whole, _ = workbench(
+        *[word for word in command if "checkpoint" not in word and "safetensors" not in word]
+    )
+    again, expected = (load_run(json.loads(text)["path"]).result.data for text in (out, whole))
+    assert again.equals(expected)
 
 
 def test_every_method_has_a_spec_and_a_command():
@@ -740,6 +787,13 @@ def test_shorthands_that_cannot_be_read_are_errors():
     assert where(["a=1", "b=true", "c=x=y"]) == {"a": 1, "b": True, "c": "x=y"} and where([]) is None
     with pytest.raises(DataError, match="cannot be read"):
         where(["=x"])
+    assert alignment(True, None) == "diff" and alignment(False, None) is None
+    assert alignment(False, ["a=b c=d"]) == {"a": ("b c", "d")}
+    for bad in (["a=b"], ["a==b"], ["a"]):
+        with pytest.raises(DataError, match="NAME=CLEAN TEXT"):
+            alignment(False, bad)
+    with pytest.raises(DataError, match="give one of them"):
+        alignment(True, ["a=b=c"])
 
 
 def test_every_patching_kind_is_an_entry_point_of_its_own_file():

@@ -458,3 +458,24 @@ def test_a_metric_of_two_tokens_unembeds_no_others(llama, monkeypatch):
     every = wb.patching.sweep(llama, *PAIRS, lambda logits: metric(logits), control=False).data["metric"]
     assert set(map(str, asked)) == {"None"}
     np.testing.assert_allclose(few, every, atol=1e-5)
+
+
+def test_rows_that_do_not_fit_into_memory_go_up_in_halves(llama, monkeypatch):
+    expected = wb.patching.sweep(llama, CLEAN, CORRUPT, METRIC, kind="z", control=False).data["metric"]
+    tried, real = [], wave.run
+
+    def full(rows, *a):
+        tried.append(len(rows))
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("no memory left")
+        return real(rows, *a)
+
+    monkeypatch.setattr(wave, "run", full)
+    found = wb.patching.sweep(llama, CLEAN, CORRUPT, METRIC, kind="z", control=False).data["metric"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert max(tried) == llama.n_layers * llama.n_heads and sum(n for n in tried if n <= 2) == max(tried)
+    monkeypatch.setattr(
+        wave, "run", lambda rows, *a: (_ for _ in ()).throw(torch.OutOfMemoryError("none at all"))
+    )
+    with pytest.raises(torch.OutOfMemoryError):
+        wb.patching.sweep(llama, CLEAN, CORRUPT, METRIC, control=False)

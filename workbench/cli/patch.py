@@ -17,7 +17,7 @@ from workbench.cli.common import (
     SeedOption,
     new_app,
 )
-from workbench.cli.patch_options import CleanOption, CorruptOption, WrongOption, ask, set_for
+from workbench.cli.patch_options import CleanOption, CorruptOption, WrongOption, alignment, ask, set_for
 from workbench.errors import RunError
 
 app = new_app()
@@ -77,6 +77,23 @@ def patch(
     source: Annotated[
         str, typer.Option(help="What is put in: run (the other prompt's), zero, mean, resample or noise.")
     ] = "run",
+    by: Annotated[
+        str, typer.Option(help="auto, head_position (a head at one position), or span (with --span).")
+    ] = "auto",
+    align: Annotated[
+        bool,
+        typer.Option(
+            "--align", help="Prompts of different lengths: compare their tokens to see what corresponds."
+        ),
+    ] = False,
+    span: Annotated[
+        list[str] | None,
+        typer.Option(help="What corresponds, NAME=CLEAN TEXT=CORRUPT TEXT; several times."),
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(help="File for what is done when it is stopped; the same command goes on from there."),
+    ] = None,
     control: Annotated[bool, typer.Option(help="Also run wrong-source patches.")] = True,
     model: ModelOption = "smollm2-135m",
     device: DeviceOption = "auto",
@@ -101,6 +118,9 @@ def patch(
         site=site,
         direction=direction,
         source=source,
+        by=by,
+        alignment=alignment(align, span),
+        checkpoint=checkpoint,
         control=control,
         model=model,
         device=device,

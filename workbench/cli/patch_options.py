@@ -168,3 +168,18 @@ def where(given: Sequence[str] | None) -> dict[str, Any] | None:
         words = {"true": True, "false": False}
         found[name] = words.get(value, int(value) if re.fullmatch(r"-?\d+", value) else value)
     return found or None
+
+
+def alignment(diff: bool, spans: Sequence[str] | None) -> Any:
+    """`--align` and `--span name=clean=corrupt` as a sweep's spec takes them; None for neither. Raises `DataError`."""
+    if diff and spans:
+        raise DataError("--align and --span both say what corresponds: give one of them.")
+    if diff:
+        return "diff"
+    found: dict[str, tuple[str, str]] = {}
+    for one in spans or ():
+        parts = one.split("=")
+        if len(parts) != 3 or not all(parts):
+            raise DataError(f"--span {one!r} cannot be read: give NAME=CLEAN TEXT=CORRUPT TEXT, each once.")
+        found[parts[0]] = (parts[1], parts[2])
+    return found or None

@@ -85,9 +85,10 @@ def fill(
                     entry = _entry(g.replay, site, g.sources[place[0]][site], g.cells, place[2:], start)
                     rows.setdefault(start, []).append(((g.replay, entry), (g, place)))
         for start, some in rows.items():
-            for chunk in wave.chunks([entry for (_, entry), _ in some], tokens_per_call):
-                logits = wave.logits_of([some[i][0] for i in chunk], start, keep, tokens)
-                _judge([some[i][1] for i in chunk], logits, tokens)
+            for part, logits in wave.logits_in_parts(
+                [row for row, _ in some], start, keep, tokens, tokens_per_call
+            ):
+                _judge([some[i][1] for i in part], logits, tokens)
         for number, _, _ in batch:
             for g in grids:
                 if g.begun is None or number >= g.begun[1]:

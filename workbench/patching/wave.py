@@ -48,6 +48,31 @@ def chunks(entries: Sequence[Entry], tokens_per_call: int = TOKENS_PER_CALL) -> 
         yield order[at : at + size]
 
 
+def logits_in_parts(
+    rows: Sequence[Row],
+    start: int = 0,
+    keep: int = 1,
+    tokens: Sequence[int] | None = None,
+    tokens_per_call: int = TOKENS_PER_CALL,
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Numbers of rows that went up together, and their logits (see `logits_of`), until all rows did.
+
+    Where the device's memory does not suffice, the rows of that call go up in two halves, and so on; a row that does
+    not fit alone raises what the device said. Results do not depend on it.
+    """
+    waiting = list(chunks([entry for _, entry in rows], tokens_per_call))
+    while waiting:
+        some = waiting.pop(0)
+        try:
+            yield some, logits_of([rows[i] for i in some], start, keep, tokens)
+        except torch.OutOfMemoryError:
+            if len(some) == 1:
+                raise
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            waiting[:0] = [some[: len(some) // 2], some[len(some) // 2 :]]
+
+
 def logits_of(
     rows: Sequence[Row], start: int = 0, keep: int = 1, tokens: Sequence[int] | None = None
 ) -> Float[Tensor, "row ... d_vocab"]:
