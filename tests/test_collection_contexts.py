@@ -15,10 +15,10 @@ from tokenizers.processors import TemplateProcessing
 from workbench.collection.contexts import contexts
 from workbench.collection.encoding import Encoder
 from workbench.collection.items import Item
-from workbench.model.offsets import spell
 from workbench.collection.sources import open_source
 from workbench.errors import PromptError
 from workbench.model.language_model import LanguageModel
+from workbench.model.offsets import spell
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %} one {{ m.role }} {{ m.content | trim }} two{% endfor %}"

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 from workbench.collection.chats import Part, render
 from workbench.collection.items import Context, Item
-from workbench.model.offsets import covered, spell
 from workbench.errors import PromptError
 from workbench.model.language_model import LanguageModel
+from workbench.model.offsets import covered, spell
 from workbench.model.text_side import TextSide
 
 __all__ = ["ANSWER", "Encoder"]

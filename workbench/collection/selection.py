@@ -27,9 +27,9 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 
 from workbench.collection.items import Context
-from workbench.model.offsets import covered
 from workbench.collection.rules import KNOWN, Rule, places_of, rules_of
 from workbench.errors import PositionError, did_you_mean
+from workbench.model.offsets import covered
 
 __all__ = ["Selection"]
 

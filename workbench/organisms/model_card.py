@@ -90,7 +90,11 @@ def table(cards: Sequence[Card]) -> str:
             f"{card.steps} steps, {card.minutes:g} min on {card.machine} |"
         )
     total = sum(card.bytes for card in cards)
-    lines += ["", f"Weights together: {total / 1e6:.1f} MB, without snapshots (modular-addition, two-hop).", ""]
+    lines += [
+        "",
+        f"Weights together: {total / 1e6:.1f} MB, without snapshots (modular-addition, two-hop).",
+        "",
+    ]
     return "\n".join(lines)
 
 

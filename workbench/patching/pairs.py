@@ -186,8 +186,8 @@ def as_pairs(
             raise PromptError(
                 f"Pair {i}: the clean prompt has {a.lengths[0]} tokens and the corrupt one {b.lengths[0]}, so "
                 f"positions do not correspond. Clean: {list(a.tokens[0])}. Corrupt: {list(b.tokens[0])}. Reword one "
-                "of them (names of one token each, for instance), or say what corresponds (alignment=, see "
-                "workbench.patching.Alignment)."
+                "of them (names of one token each, for instance), or tell `sweep`, `attribution` or `path_patch` what "
+                "corresponds (alignment=, see workbench.patching.Alignment)."
             )
         if a.lengths != pairs[0][0].lengths:
             raise PromptError(
