@@ -800,3 +800,20 @@ def test_every_patching_kind_is_an_entry_point_of_its_own_file():
     """One spec file a method: adding one touches no other."""
     values = {e.name: e.value for e in entry_points(group="workbench.specs") if e.name in KINDS}
     assert len({value.split(":")[0] for value in values.values()}) == len(KINDS)
+
+
+@pytest.mark.parametrize(("name", "column"), [("circuit", "random circuits"), ("neurons", "control"),
+                                              ("input_attribution", "random answers")])  # fmt: skip
+def test_circuits_neurons_and_tokens_have_a_table_of_what_matters(here, model, name, column):
+    data = CASES[name][1](model, here)
+    columns, rows = table(data)
+    assert rows and all(len(row) == len(columns) for row in rows)
+    assert any(column in title for title in columns) and "nan" not in str(rows)
+    if name == "circuit":
+        assert [row[0] for row in rows] == ["2", "5"]
+        assert float(rows[1][2]) == pytest.approx(float(data.data["mean_faithfulness"][1]), abs=1e-3)
+    else:
+        largest = {"neurons": "mean_comparative", "input_attribution": "attribution"}[name]
+        values = data.data[largest].values
+        best = np.nanmax(values) if name == "neurons" else values.flat[np.nanargmax(np.abs(values))]
+        assert float(rows[0][2]) == pytest.approx(float(best), abs=1e-3)

@@ -237,10 +237,76 @@ def _das(data: xr.Dataset) -> Table:
     ]
 
 
+def _circuit(data: xr.Dataset) -> Table:
+    """Per size: what the strongest edges carry, beside random ones."""
+    columns = [
+        "edges",
+        "after pruning",
+        f"faithfulness, n = {data.sizes['pair']}",
+        INTERVAL,
+        "random circuits",
+    ]
+    columns += ["completeness", "random circuits'"]
+    rows = []
+    for i, size in enumerate(data["size"].values):
+        one = data.isel(size=i)
+        row = [str(int(size)), str(int(one["n_edges"])), f"{float(one['mean_faithfulness']):.3f}"]
+        row.append(_between(float(one["faithfulness_low"]), float(one["faithfulness_high"])))
+        row.append(_or_not_run(one, "mean_random_faithfulness"))
+        row += [f"{float(one['mean_completeness']):.3f}", _or_not_run(one, "mean_random_completeness")]
+        rows.append(row)
+    return columns, rows
+
+
+def _or_not_run(one: xr.Dataset, name: str) -> str:
+    value = float(one[name]) if name in one else np.nan
+    return f"{value:.3f}" if np.isfinite(value) else "not run"
+
+
+def _neurons(data: xr.Dataset) -> Table:
+    """The neurons of largest (comparative) importance."""
+    of = "comparative" if "comparative" in data else "importance"
+    values = data[f"mean_{of}"].values
+    order = np.argsort(-np.nan_to_num(values, nan=-np.inf), axis=None)[:N_SHOWN]
+    shown = f"{of}, nats, n = {data.sizes['prompt']} ({len(order)} largest of {values.size})"
+    control = f"mean_control_{of}"
+    columns = ["layer", "neuron", shown, INTERVAL, "control"]
+    rows = []
+    for layer, neuron in zip(*np.unravel_index(order, values.shape), strict=True):
+        one = data.isel(layer=int(layer), neuron=int(neuron))
+        row = [str(int(one["layer"])), str(int(one["neuron"])), f"{float(one[f'mean_{of}']):+.3f}"]
+        row.append(_between(float(one[f"{of}_low"]), float(one[f"{of}_high"])))
+        row.append(f"{float(one[control].mean()):+.3f}" if control in one else "not run")
+        rows.append(row)
+    return columns, rows
+
+
+def _input(data: xr.Dataset) -> Table:
+    """The tokens of each prompt that got most."""
+    rows = []
+    draws = np.abs(data["control_attribution"].values).mean(1) if "control_attribution" in data else None
+    n = int(data["length"].sum())
+    cells = [
+        (abs(float(value)), i, p)
+        for (i, p), value in np.ndenumerate(data["attribution"].values)
+        if np.isfinite(value)
+    ]
+    for _, i, p in sorted(cells, reverse=True)[:N_SHOWN]:
+        row = [str(int(data["prompt"].values[i])), f"{p} {str(data['token'].values[i, p])!r}"]
+        row.append(f"{float(data['attribution'].values[i, p]):+.3f}")
+        row.append(f"{draws[i, p]:.3f}" if draws is not None else "not run")
+        rows.append(row)
+    shown = f"attribution ({len(rows)} largest of {n})"
+    return ["prompt", "token", shown, "random answers, mean size"], rows
+
+
 _TABLES: dict[str, Callable[[xr.Dataset], Table]] = {
     "back_patching": _back_patching,
     "patchscope": _patchscope,
     "all_for_one": _all_for_one,
     "all_for_one_search": _search,
     "das": _das,
+    "circuit": _circuit,
+    "neuron_importance": _neurons,
+    "input_attribution": _input,
 }
