@@ -82,7 +82,7 @@ def fill(
                     g.values[place] = base
                 elif g.begun is None or number >= g.begun[1]:
                     start = g.replay.starts(first)
-                    entry = _entry(g.replay, site, g.sources[place[0]][site], g.cells, place[2:], start)
+                    entry = entry_of(g.replay, site, g.sources[place[0]][site], g.cells, place[2:], start)
                     rows.setdefault(start, []).append(((g.replay, entry), (g, place)))
         for start, some in rows.items():
             for part, logits in wave.logits_in_parts(
@@ -155,7 +155,8 @@ def _judge(places: Sequence[Place], logits: Tensor, tokens: Sequence[int] | None
             g.values[places[row][1]] = value
 
 
-def _entry(replay: Replay, site: str, source: Tensor, cells: Cells, cell: Cell, start: int) -> Entry:
+def entry_of(replay: Replay, site: str, source: Tensor, cells: Cells, cell: Cell, start: int) -> Entry:
+    """The row in which one cell of a site is replaced by what a source has there, from position `start` on."""
     layer, new = wave.block_of(site), source[:, start:] if cells.kind == "pattern" else source[start:]
     if cells.kind in ("resid_pre", "resid_post"):
         first = layer + (cells.kind == "resid_post")

@@ -162,9 +162,8 @@ def knockout(
             for chosen in windows
         ]
         row = np.empty(len(entries))
-        for chunk in replay.chunks(entries, tokens_per_call):
-            logits = replay.logits_of([entries[j] for j in chunk], start)
-            row[chunk] = functions[i](logits).float().cpu().numpy()
+        for part, logits in replay.logits_in_parts(entries, start, tokens_per_call=tokens_per_call):
+            row[part] = functions[i](logits).float().cpu().numpy()
         base.append(float(functions[i](replay.logits[None])[0]))
         values.append(row.reshape(-1, len(windows)))
         progress.advance()

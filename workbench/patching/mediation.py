@@ -207,9 +207,8 @@ def _grid(
                     edit = _put(source[site][position], position - start)
                     entries.append(Entry(layer, replay.inputs[layer][start:], {site: edit}))
                     places.append((s, c, row, column))
-        for chunk in replay.chunks(entries, tokens_per_call):
-            found = log_p(replay.logits_of([entries[i] for i in chunk], start))
-            for i, value in zip(chunk, found, strict=True):
+        for part, logits in replay.logits_in_parts(entries, start, tokens_per_call=tokens_per_call):
+            for i, value in zip(part, log_p(logits), strict=True):
                 grid[places[i]] = value
         progress.advance()
     return grid, left_out

@@ -94,9 +94,8 @@ def ablate_neurons(
         sets = [given[i], *(_drawn(given[i], widths, rng) for _ in range(n_control))]
         entries = [_entry(replay, one, at, start) for one in sets]
         found[i, 0] = _measured(replay.logits[None], targets[i])[0]
-        for chunk in replay.chunks(entries, tokens_per_call):
-            logits = replay.logits_of([entries[j] for j in chunk], start)
-            found[i, 1 + np.array(chunk)] = _measured(logits, targets[i])
+        for part, logits in replay.logits_in_parts(entries, start, tokens_per_call=tokens_per_call):
+            found[i, 1 + np.array(part)] = _measured(logits, targets[i])
         progress.advance()
     data = _dataset(found, seed).assign_coords(
         prompt=np.arange(len(batches)), measure=np.array(MEASURES), draw=np.arange(n_control)

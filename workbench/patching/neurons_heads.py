@@ -29,8 +29,8 @@ def log_p_without_heads(replay: Replay, heads: Sequence[Head], target: int, toke
     """[head] log-probability of a token, each head silent alone; float64 on the CPU."""
     entries = [_silent(replay, head) for head in heads]
     out = torch.empty(len(heads), dtype=torch.float64)
-    for chunk in replay.chunks(entries, tokens_per_call):
-        out[chunk] = log_probability(replay.logits_of([entries[i] for i in chunk]), target)
+    for part, logits in replay.logits_in_parts(entries, tokens_per_call=tokens_per_call):
+        out[part] = log_probability(logits, target)
     return out
 
 

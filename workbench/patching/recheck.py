@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from workbench.hooks.session import EditFunction
 from workbench.patching.cells import Cell, Cells
 from workbench.patching.gradients import Activations
+from workbench.patching.grid import entry_of
 from workbench.patching.metrics import MetricFunction
-from workbench.patching.replay import Entry, Replay
+from workbench.patching.replay import Replay
 
 RESAMPLES = 1000
 
@@ -57,21 +56,10 @@ def patched_metric(
         for number in numbers:
             layer, *cell = which[number]
             site = sites[layer]
-            block = int(site.split(".")[1])
-            edit = _put(source[site][cells.index(tuple(cell))], cells.index(tuple(cell), start))
-            entries.append(Entry(block, replay.inputs[block][start:], {site: edit}))
-        for chunk in replay.chunks(entries):
-            found = metric(replay.logits_of([entries[i] for i in chunk], start, keep)).cpu().numpy()
-            values[[numbers[i] for i in chunk]] = found
+            entries.append(entry_of(replay, site, source[site], cells, tuple(cell), start))
+        for part, logits in replay.logits_in_parts(entries, start, keep):
+            values[[numbers[i] for i in part]] = metric(logits).cpu().numpy()
     return values, changed
-
-
-def _put(new: Tensor, at: tuple[Any, ...]) -> EditFunction:
-    def edit(activation: Tensor) -> Tensor:
-        activation[at] = new.to(activation)
-        return activation
-
-    return edit
 
 
 def agreement(estimate: np.ndarray, exact: np.ndarray, seed: int) -> dict[str, Any]:

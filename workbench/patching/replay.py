@@ -75,6 +75,17 @@ class Replay(Recording):
         hidden = self.run(entries, start, keep)
         return self.model.readout(hidden[:, 0] if keep == 1 else hidden)
 
+    def logits_in_parts(
+        self,
+        entries: Sequence[Entry],
+        start: int = 0,
+        keep: int = 1,
+        tokens_per_call: int = TOKENS_PER_CALL,
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Numbers of entries that went up together, and their logits; see `wave.logits_in_parts`."""
+        rows: list[wave.Row] = [(self, entry) for entry in entries]
+        return wave.logits_in_parts(rows, start, keep, tokens_per_call=tokens_per_call)
+
     def end_logits(self, keep: int = 1) -> Float[Tensor, "... d_vocab"]:
         """The base run's own: [d_vocab], or with `keep` above 1 [kept, d_vocab]."""
         return self.logits if keep == 1 else self.model.readout(self.inputs[-1][-keep:])

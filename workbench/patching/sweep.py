@@ -140,8 +140,7 @@ def sweep(
         model.fingerprint, [b.ids.tolist() for pair in pairs.pairs for b in pair], [str(m) for m in pairs.metrics],
         kind, cells_of(0).axes, direction, source, chosen, group_size, control, seed, str(pairs.alignments),
     ]  # fmt: skip
-    n_columns = sum(1 for _ in cells_of(0).columns)
-    progress.stage(f"patch {kind}", len(pairs) * n_columns)
+    progress.stage(f"patch {kind}", len(pairs) * cells_of(0).n_columns)
     done: list[Grid] = []
     ends: list[tuple[float, float]] = []
     with Checkpoint(checkpoint, about) as kept:
