@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 _NAMES = {
     "sweep": "probes.sweep",
-    "ProbeSweep": "probes.sweep",
+    "ProbeSweep": "probes.sweep_result",
     "LogisticProbe": "probes.estimators",
     "MassMeanProbe": "probes.estimators",
     "WhitenedMassMeanProbe": "probes.estimators",
@@ -37,7 +37,8 @@ __all__ = [
 if TYPE_CHECKING:
     from probes.estimators import LogisticProbe, MassMeanProbe, WhitenedMassMeanProbe
     from probes.spec import ProbeSpec
-    from probes.sweep import ProbeSweep, sweep
+    from probes.sweep import sweep
+    from probes.sweep_result import ProbeSweep
 
 
 class _Package(ModuleType):

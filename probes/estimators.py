@@ -27,7 +27,7 @@ by all kinds and all label vectors. `Features` is that shared part.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -40,7 +40,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from workbench.errors import DataError, did_you_mean
@@ -249,36 +248,6 @@ def make_probes(kinds: str | Iterable[str], *, penalty: float) -> dict[str, Line
         hint = did_you_mean(unknown[0], KINDS) if unknown else ""
         raise DataError(f"{asked}; the kinds are {', '.join(KINDS)}.{hint}")
     return {name: LogisticProbe(C=penalty) if name == "logistic" else KINDS[name]() for name in names}
-
-
-def cross_fit(
-    x: Float64[np.ndarray, "row d"],
-    targets: Bool[np.ndarray, "target row"],
-    fold: Int64[np.ndarray, " row"],
-    probes: dict[str, LinearProbe],
-    between: Callable[[], None] = lambda: None,
-) -> dict[str, tuple[Float64[np.ndarray, "target row"], Weights]]:
-    """Fit every probe to every label vector (`targets[0]` holds the true labels) without each fold in turn.
-
-    Returns:
-        Kind -> out-of-fold scores, and the weights fitted to all rows with the true labels, whose `converged`
-        speaks for all fits of this kind. `between` is called after each fold.
-    """
-    out = {kind: np.zeros(targets.shape) for kind in probes}
-    converged = dict.fromkeys(probes, True)
-    with threadpool_limits(1 if x.size <= ONE_THREAD else None, user_api="blas"):
-        for index in range(int(fold.max()) + 1):
-            train, test = fold != index, fold == index
-            features = Features.of(x[train])
-            for kind, probe in probes.items():
-                for target, scores in zip(targets, out[kind], strict=True):
-                    found = probe.weights(features, target[train])
-                    scores[test] = found.decision(x[test])
-                    converged[kind] &= found.converged
-            between()
-        features = Features.of(x)
-        final = {kind: probe.weights(features, targets[0]) for kind, probe in probes.items()}
-    return {k: (out[k], w._replace(converged=w.converged and converged[k])) for k, w in final.items()}
 
 
 def _ledoit_wolf(

@@ -255,7 +255,8 @@ def test_scores_are_out_of_fold_with_scaling_from_the_training_rows_alone():
         model = standardised_logistic().fit(rows[fold != index], labels[fold != index])
         expected[fold == index] = model.decision_function(rows[fold == index])
     acts = activations({POST.format(0): rows})
-    data = probes.sweep(acts, labels, kinds="logistic", controls=False).data.isel(layer=0, probe=0)
+    sweep = probes.sweep(acts, labels, kinds="logistic", controls=False, penalty=1.0)
+    data = sweep.data.isel(layer=0, probe=0)
     p = 1 / (1 + np.exp(-expected.clip(-500, 500)))
     folds = range(5)
     pairs = [labels[fold == f].sum() * (1 - labels[fold == f]).sum() for f in folds]
@@ -310,7 +311,8 @@ def test_the_weight_is_that_of_a_fit_to_all_rows_in_units_of_the_activations():
     rows, labels = planted(80, d=30)
     rows = rows * np.geomspace(0.1, 10, 30) + 2
     acts = activations({POST.format(5): rows})
-    data = probes.sweep(acts, labels, kinds="logistic", controls=False).data.sel(layer=5, probe="logistic")
+    sweep = probes.sweep(acts, labels, kinds="logistic", controls=False, penalty=1.0)
+    data = sweep.data.sel(layer=5, probe="logistic")
     oracle = standardised_logistic().fit(acts.values[POST.format(5)].double().numpy(), labels)
     ours = rows @ data["weight"].values + float(data["bias"])
     assert np.allclose(ours, oracle.decision_function(rows), atol=2e-2)
@@ -457,19 +459,19 @@ LABELS = np.arange(20) % 2
     ("arguments", "message"),
     [
         ({"labels": np.ones(20)}, r"Two classes expected, found 1 in 20 labels: 1\.0"),
-        ({"labels": np.arange(20) % 3}, r"Two classes expected, found 3 .*0, 1, 2.*later version"),
+        ({"labels": np.arange(20) % 3}, r"Two classes expected by kind 'mass_mean', found 3.*0, 1, 2.*'logistic'"),
         ({"labels": LABELS[:19]}, "19 labels for 20 prompts"),
         ({"labels": [None, *LABELS[1:]]}, "1 of 20 labels are None or NaN, the first at 0"),
         ({"labels": [[0], [1]] * 10}, "flat list"),
         ({"positive": "true"}, r"positive class 'true' is not among the labels, which are 0, 1"),
         ({"labels": np.arange(20) < 3}, "positive class has 3 rows, fewer than the 5 folds"),
-        ({"groups": np.arange(20) % 3}, "positive class has 3 groups, fewer than the 5 folds"),
+        ({"groups": np.arange(20) % 3}, "class has 3 groups, fewer than the 5 folds"),
         ({"groups": ["a"] * 7}, "7 groups for 20 labels"),
-        ({"kinds": "logistics"}, r"'logistics'; the kinds are logistic, mass_mean.*Did you mean 'logistic'"),
+        ({"kinds": "logistics"}, r"'logistics'; the kinds are logistic, ridge, mass_mean.*Did you mean 'logistic'"),
         ({"kinds": []}, "No kind of probe"),
         ({"folds": 1}, "at least 2 folds, not 1"),
-        ({"penalty": 0.0}, "penalty must be above 0"),
-        ({"n_control": 0}, "n_control at least 1"),
+        ({"penalty": 0.0}, "penalty is a number above 0"),
+        ({"n_control": 0}, "n_control must be at least 1"),
     ],
 )
 def test_bad_input_is_one_clear_error(arguments, message):
