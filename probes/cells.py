@@ -142,7 +142,7 @@ def _choose(task: Task, every: np.ndarray, fitted: Fitted) -> Found:
         weights,
         fitted.penalty[:, true].numpy()[at, np.arange(task.n_labels)],
         fitted.gradient_norm.numpy().reshape(group).max((0, 2)),
-        fitted.converged.numpy().reshape(group).all((0, 2)),
+        np.asarray(fitted.converged.numpy().reshape(group).all((0, 2))),
     )
 
 
@@ -157,19 +157,26 @@ def _aucs(every: np.ndarray, code: np.ndarray, fold: np.ndarray) -> np.ndarray:
     return measure.aucs(flat, positive, fold).reshape(every.shape[:2])
 
 
-def describe(x: Tensor, found: Found, task: Task, label: int) -> dict[str, Any]:
-    """Everything of one label in one cell that goes into the result."""
+def spread_along(x: Tensor, coef: np.ndarray) -> np.ndarray:
+    """[class] standard deviation of the rows along each unit weight; 0 for a weight of zero."""
+    length = np.linalg.norm(coef, axis=1)
+    along = (x @ torch.from_numpy(coef.T).to(x)).std(0, correction=0).cpu().numpy()
+    return np.divide(along, length, out=np.zeros_like(along), where=length > 0)
+
+
+def describe(
+    d: int, spread: Callable[[np.ndarray], np.ndarray], found: Found, task: Task, label: int
+) -> dict[str, Any]:
+    """Everything of one label in one cell that goes into the result; `spread` is `spread_along` the rows."""
     span = slice(label * task.per_label, (label + 1) * task.per_label)
     scored = measure.score_cell(found.out[span], task.code[span], task.fold, task.bootstrap)
-    d, weights = x.shape[1], found.weights[label]
+    weights = found.weights[label]
     if weights is None:
         missing = np.full((found.out.shape[2], d), np.nan, dtype=np.float32)
         coef, bias, scale = missing, np.full(len(missing), np.nan), np.full(len(missing), np.nan)
     else:
         coef = np.stack([w.coef for w in weights])
-        length = np.linalg.norm(coef, axis=1)
-        along = (x @ torch.from_numpy(coef.T).to(x)).std(0, correction=0).cpu().numpy()
-        scale = np.divide(along, length, out=np.zeros_like(along), where=length > 0)
+        scale = spread(coef)
         bias, coef = np.array([w.intercept for w in weights]), coef.astype(np.float32)
     one = len(coef) == 1
     return {

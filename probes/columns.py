@@ -198,7 +198,10 @@ class EstimatorColumns(Columns):
         from sklearn.base import clone
 
         x = train.x.cpu().numpy()
-        fits = [clone(self.estimator).fit(x, labels) for labels in code.cpu().numpy()]
+        fits: list[Any] = []
+        for labels in code.cpu().numpy():
+            one: Any = clone(self.estimator)
+            fits.append(one.fit(x, labels))
 
         def scores(other: Tensor) -> Tensor:
             rows = other.cpu().numpy()

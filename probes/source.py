@@ -47,6 +47,10 @@ class Source:
         """Numbers per row, all trailing dimensions together."""
         return int(np.prod(self.values(site).shape[1:]))
 
+    def bytes(self, site: str, n_rows: int) -> int:
+        """Memory that `n_rows` rows of a site take while they are probed: in float64, and a working copy."""
+        return 2 * 8 * n_rows * self.width(site)
+
     def take(self, site: str, index: np.ndarray, device: str | torch.device = "cpu") -> tuple[Tensor, bool]:
         """[row, d] float64 rows of one site, and whether they are constant (then all are set to zero).
 
@@ -121,6 +125,6 @@ def open_source(acts: Any) -> Source:
         raise DataError(f"{store!r} holds no rows: collect some first.")
     number, prompt = np.unique(store.index.prompt, return_inverse=True)
     made = provenance(None, settings={"store": store.info["folder"], "fingerprint": store.fingerprint})
-    model = dict(store.manifest.model) | {"fingerprint": store.manifest.model_fingerprint}
+    model = {"name": store.manifest.model, "fingerprint": store.manifest.model_fingerprint}
     made = replace(made, model=model)
     return Source(store, store.sites, prompt, np.asarray(store.index.position), len(number), made)

@@ -22,47 +22,24 @@ from typing import Any
 
 import numpy as np
 import torch
-import xarray as xr
 
 from probes import scores as measure
-from probes.cells import Task, cross_fit, describe
+from probes.cells import Task, cross_fit, describe, spread_along
 from probes.columns import Columns, make_columns
 from probes.folds import permute_labels, shared_folds
 from probes.labels import Rows, arrange
 from probes.solve.newton import TOLERANCE
-from probes.source import open_source
+from probes.source import Source, open_source
+from probes.stream import KINDS as STREAMED_KINDS
+from probes.stream import stream_fit
+from probes.sweep_data import classes, dataset, summary
 from probes.sweep_result import ProbeSweep
 from workbench.errors import DataError
 from workbench.progress import Progress, Silent
 from workbench.provenance import provenance
-from workbench.results import array
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Default path of `penalty`: from probes that hardly leave the prior to ones that fit the training rows."""
-
-MEANING = {
-    "auc": ("AUC, out of fold", ""),
-    "auc_low": ("AUC, lower end of the 95 % interval", ""),
-    "auc_high": ("AUC, upper end of the 95 % interval", ""),
-    "accuracy": ("accuracy, out of fold", ""),
-    "accuracy_low": ("accuracy, lower end of the 95 % interval", ""),
-    "accuracy_high": ("accuracy, upper end of the 95 % interval", ""),
-    "log_loss": ("log-loss, out of fold", "nats"),
-    "calibration_error": ("expected calibration error, out of fold", ""),
-    "control_auc": ("AUC on permuted labels, mean", ""),
-    "control_auc_high": ("AUC on permuted labels, highest", ""),
-    "control_accuracy": ("accuracy on permuted labels, mean", ""),
-    "selectivity": ("accuracy minus accuracy on permuted labels", ""),
-    "penalty": ("C (inverse strength of the L2 penalty) of the probe fitted to all rows", ""),
-    "auc_by_penalty": ("AUC, out of fold, at each C", ""),
-    "log_loss_by_penalty": ("log-loss, out of fold, at each C", "nats"),
-    "gradient_norm": ("largest gradient norm of all fits (mean objective)", "nats"),
-    "weight": ("weight of the probe fitted to all rows", "log-odds / activation"),
-    "bias": ("intercept of the probe fitted to all rows", "log-odds"),
-    "scale": ("standard deviation of the activations along the weight", "activation"),
-    "converged": ("all fits converged", ""),
-    "scores": ("out-of-fold score of every row", "log-odds"),
-}
 
 
 def sweep(
@@ -82,6 +59,7 @@ def sweep(
     keep_scores: bool = False,
     tolerance: float = TOLERANCE,
     device: str | torch.device = "cpu",
+    memory: float | int = 8e9,
     progress: Progress | None = None,
 ) -> ProbeSweep:
     """Fit and cross-validate probes at every site of some activations.
@@ -111,6 +89,8 @@ def sweep(
             tests of your own.
         tolerance: gradient norm of the mean objective at which a logistic fit counts as converged.
         device: where the linear algebra runs (float64: `cpu` or `cuda`).
+        memory: bytes that one site's rows may take (float64 and a working copy); a site of a store that is larger is
+            read twice in pieces instead, which `ridge` and `mass_mean` can do (`probes.stream`).
         progress: stage "probe", one item per cell.
 
     Returns:
@@ -148,19 +128,20 @@ def sweep(
     progress.stage("probe", len(names) * len(rows.index) * len(rows.labels) * len(columns))
     cells: list[dict[str, Any]] = []
     constant: list[str] = []
+    streamed = {name for name in names if source.bytes(name, rows.index.shape[1]) > memory}
+    _check_streamed(streamed, list(columns), task)
     for name in names:
         for index in rows.index:
-            x, is_constant = source.take(name, index, device)
+            if name in streamed:
+                more, is_constant = _stream(source, name, index, task, list(columns), tuple(path), progress)
+            else:
+                more, is_constant = _in_memory(source, name, index, task, columns, device, progress)
+            cells += more
             constant += [name] if is_constant and name not in constant else []
-            found = cross_fit(x, task, columns, lambda: progress.advance(0))
-            for label in range(len(rows.labels)):
-                for one in found.values():
-                    cells.append(describe(x, one, task, label))
-                    progress.advance()
 
     settings = {
         "n": len(task.fold),
-        **_classes(rows),
+        **classes(rows),
         "folds": folds,
         "grouped": rows.groups is not None,
         "n_groups": len(task.fold if rows.groups is None else np.unique(rows.groups)),
@@ -168,13 +149,71 @@ def sweep(
         "penalty": path,
         "n_bootstrap": n_bootstrap,
         "constant_sites": constant,
+        "streamed_sites": sorted(streamed),
     }
-    data = _dataset(cells, names, list(columns), rows, task, settings, keep_scores=keep_scores)
-    summary = _summary(data, cells, rows, task, len(columns))
+    data = dataset(cells, names, list(columns), rows, task, settings, keep_scores=keep_scores)
+    found = summary(data, cells, rows, task, len(columns))
     seconds = {**source.provenance.seconds, "probe": round(time.perf_counter() - started, 4)}
     made = provenance(None, seed=seed, seconds=seconds, settings={"collect": source.provenance.settings})
     made = replace(made, model=source.provenance.model, inputs=source.provenance.inputs)
-    return ProbeSweep("probe_sweep", data, made, summary)
+    return ProbeSweep("probe_sweep", data, made, found)
+
+
+def _in_memory(
+    source: Source,
+    name: str,
+    index: np.ndarray,
+    task: Task,
+    columns: dict[str, Columns],
+    device: str | torch.device,
+    progress: Progress,
+) -> tuple[list[dict[str, Any]], bool]:
+    x, constant = source.take(name, index, device)
+    found = cross_fit(x, task, columns, lambda: progress.advance(0))
+    cells = []
+    for label in range(task.n_labels):
+        for one in found.values():
+            cells.append(describe(x.shape[1], lambda coef: spread_along(x, coef), one, task, label))
+            progress.advance()
+    return cells, constant
+
+
+def _stream(
+    source: Source,
+    name: str,
+    index: np.ndarray,
+    task: Task,
+    kinds: list[str],
+    path: tuple[float, ...],
+    progress: Progress,
+) -> tuple[list[dict[str, Any]], bool]:
+    found, along, constant = stream_fit(source, name, index, task, kinds, path, lambda: progress.advance(0))
+    cells = []
+    for label in range(task.n_labels):
+        for kind, one in found.items():
+            spread = 0.0 if constant else along[f"{kind}:{label}"]
+
+            def scale(coef: np.ndarray, spread: float = spread) -> np.ndarray:
+                length = np.linalg.norm(coef, axis=1)
+                return np.divide(spread, length, out=np.zeros_like(length), where=length > 0)
+
+            cells.append(describe(source.width(name), scale, one, task, label))
+            progress.advance()
+    return cells, constant
+
+
+def _check_streamed(streamed: set[str], kinds: list[str], task: Task) -> None:
+    rest = [kind for kind in kinds if kind not in STREAMED_KINDS]
+    if streamed and (rest or task.n_classes > 2):
+        what = (
+            f"kind {rest[0]!r} needs its rows at once"
+            if rest
+            else "more than two classes need the rows at once"
+        )
+        raise DataError(
+            f"Site {min(streamed)!r} is larger than memory= allows, and {what}: use kinds "
+            f"{list(STREAMED_KINDS)}, which are fitted from sums, give a larger memory=, or take fewer rows."
+        )
 
 
 def _task(
@@ -202,139 +241,3 @@ def _task(
 
 def _named(value: Any, index: int, n: int) -> str:
     return ("negative", "positive")[index] if n == 2 else repr(value)
-
-
-def _classes(rows: Rows) -> dict[str, Any]:
-    """What the labels are, for the attributes of the result."""
-    one = rows.labels[0]
-    if len(rows.labels) > 1:
-        return {"labels": [label.name for label in rows.labels]}
-    if len(one.classes) > 2:
-        counts = np.bincount(one.code).tolist()
-        return {
-            "classes": [str(c) for c in one.classes],
-            "n_of_class": counts,
-            "majority_accuracy": one.majority,
-        }
-    return {
-        "n_positive": int(one.positive.sum()),
-        "positive": str(one.classes[1]),
-        "negative": str(one.classes[0]),
-        "majority_accuracy": one.majority,
-    }
-
-
-def _dataset(
-    cells: list[dict[str, Any]],
-    names: list[str],
-    kinds: list[str],
-    rows: Rows,
-    task: Task,
-    settings: dict[str, Any],
-    *,
-    keep_scores: bool,
-) -> xr.Dataset:
-    blocks = [_block_of(name) for name in names]
-    per_block = len({part for _, part in blocks}) == 1 and None not in {layer for layer, _ in blocks}
-    first = "layer" if per_block else "site"
-    sizes = {first: len(names), "position": len(rows.index), "label": len(rows.labels), "probe": len(kinds)}
-    coords: dict[str, Any] = {"probe": kinds, "site": (first, np.array(names, dtype=str))}
-    if per_block:
-        coords["layer"] = [layer for layer, _ in blocks]
-    if rows.positions is None:
-        del sizes["position"]
-    else:
-        coords["position"] = rows.positions
-    if len(rows.labels) == 1:
-        del sizes["label"]
-    else:
-        coords["label"] = [label.name for label in rows.labels]
-        for i, key in enumerate(("negative", "positive")):
-            coords[key] = ("label", [str(label.classes[i]) for label in rows.labels])
-        coords["majority_accuracy"] = ("label", [label.majority for label in rows.labels])
-    if "classes" in settings:
-        coords["class"] = settings["classes"]
-    coords["penalty_C"] = settings["penalty"]
-    if keep_scores:
-        coords["fold"] = ("row", task.fold)
-        coords["label_code"] = ("row", task.code[0]) if len(rows.labels) == 1 else (
-            ("label", "row"), task.code[:: task.per_label])  # fmt: skip
-    variables = {}
-    for key, (text, units) in MEANING.items():
-        if key not in cells[0] or (key == "scores" and not keep_scores):
-            continue  # no controls or scores were asked for
-        values = _stacked([c[key] for c in cells], len(settings["penalty"]), key)
-        tail = _tail(key, values.ndim - 1)
-        variables[key] = array(
-            (*sizes, *tail), values.reshape(*sizes.values(), *values.shape[1:]), long_name=text, units=units
-        )
-    return xr.Dataset(variables, coords, attrs=settings)
-
-
-def _stacked(values: list[Any], n_penalties: int, key: str) -> np.ndarray:
-    if key.endswith("_by_penalty"):  # kinds without a path have one number
-        missing = np.full(n_penalties, np.nan)
-        values = [
-            v if len(v) == n_penalties and n_penalties > 1 else np.r_[v, missing][:n_penalties]
-            for v in values
-        ]
-    if key == "scores":
-        values = [v[:, 0] if v.shape[1] == 1 else v for v in values]
-    return np.stack(values)
-
-
-def _tail(key: str, n: int) -> tuple[str, ...]:
-    if key.endswith("_by_penalty"):
-        return ("penalty_C",)
-    if key == "scores":
-        return ("row", "class")[:n]
-    return {"weight": ("class", "d_model")[-n:] if n else ()}.get(key, ("class",)[:n])
-
-
-def _block_of(site: str) -> tuple[int | None, str]:
-    """Block number and part of a site name; no number outside the blocks."""
-    pieces = site.split(".", 2)
-    inside = len(pieces) == 3 and pieces[0] == "blocks"
-    return (int(pieces[1]), pieces[2]) if inside else (None, site)
-
-
-def _summary(
-    data: xr.Dataset, cells: list[dict[str, Any]], rows: Rows, task: Task, n_kinds: int
-) -> dict[str, Any]:
-    n_labels = len(rows.labels)
-    best = []
-    for number in range(n_labels):
-        part = data.isel(label=number) if n_labels > 1 else data
-        mine = [c for i, c in enumerate(cells) if i // n_kinds % n_labels == number]
-        best.append(_best(part, mine, task.code[number * task.per_label], task.fold))
-    said = ("n", "n_positive", "positive", "classes", "majority_accuracy", "control")
-    found = {key: data.attrs[key] for key in said if key in data.attrs}
-    if n_labels == 1:
-        return {"best": best[0], "n_cells": len(cells), **found}
-    by_label = dict(zip(data["label"].values.tolist(), best, strict=True))
-    top = max(by_label, key=lambda name: by_label[name]["auc"])
-    return {"best": by_label[top] | {"label": top}, "best_by_label": by_label, "n_cells": len(cells), **found}
-
-
-def _best(
-    data: xr.Dataset, cells: list[dict[str, Any]], code: np.ndarray, fold: np.ndarray
-) -> dict[str, Any]:
-    values = data["auc"].values
-    place = np.unravel_index(int(np.argmax(values)), values.shape)
-    chosen = data.isel(dict(zip(data["auc"].dims, place, strict=True)))
-    best = {str(name): chosen[name].item() for name in (*data["auc"].dims, "site")}
-    keys = ("auc", "auc_low", "auc_high", "control_auc", "control_auc_high", "accuracy", "selectivity")
-    keys = (*keys, "calibration_error")
-    best |= {key: round(float(chosen[key]), 4) for key in keys if key in chosen}
-    if not np.isnan(chosen["penalty"]):
-        best["penalty"] = float(chosen["penalty"])
-    columns = [measure.one_against_rest(c["scores"], code) for c in cells]
-    nested = [
-        measure.nested_auc([scores[k] for scores, _ in columns], columns[0][1][k], fold)
-        for k in range(len(columns[0][1]))
-    ]
-    best["nested_auc"] = round(float(np.mean(nested)), 4)
-    if "control_auc" in data:
-        highest = np.max([c["control_aucs"] for c in cells], axis=0)
-        best["control_best_auc"] = round(float(highest.mean()), 4)
-    return best

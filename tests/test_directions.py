@@ -188,7 +188,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         file.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("workbench.directions.save_file", interrupted)
+    monkeypatch.setattr("workbench.directions.storage.save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         direction(seed=2).save(path)
     assert path.read_bytes() == before

@@ -199,7 +199,7 @@ def permutation_figure(result: Result) -> go.Figure:
         f"Probes by {_first(data)}: AUC against permuted labels",
         _subtitle(result, meaning, some),
         plot_height=340,
-        legend_rows=1,
+        legend_rows=data.sizes["probe"],
         right=LABEL + 30,
         bottom=60 if _first(data) == "layer" else 150,
     )

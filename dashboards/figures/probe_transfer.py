@@ -150,7 +150,11 @@ def _matrices(
     low, middle, high = limits
     height = int(np.clip(k * (44 if k <= WRITTEN else 20), 160, 900))
     made = theme.layout(
-        title, _subtitle(result, note), plot_height=height, bottom=grid.bottom(names) + 10, legend_rows=1
+        title,
+        _subtitle(result, note),
+        plot_height=height,
+        bottom=60 + int(4.5 * max(map(len, names))) * (_angle(names, len(probes)) > 0),
+        legend_rows=1,
     )
     scale = {"colorscale": theme.DIVERGING, "cmin": low, "cmid": middle, "cmax": high}
     figure.update_layout(
@@ -163,9 +167,14 @@ def _matrices(
     )
     figure.update_annotations(font={"size": theme.SIZE["axis"]})
     common = {"type": "category", "showgrid": False, "range": [-0.5, k - 0.5]}
-    figure.update_xaxes({**common, "title": {"text": "test set"}, "tickangle": -grid.angle(names)})
+    figure.update_xaxes({**common, "title": {"text": "test set"}, "tickangle": -_angle(names, len(probes))})
     figure.update_yaxes(common)
     return figure.update_yaxes(title={"text": "training set"}, col=1)
+
+
+def _angle(names: list[str], n_panels: int) -> int:
+    """Degrees by which the names of the columns are turned, so that they fit side by side in all panels."""
+    return 45 if max(map(len, names)) * len(names) * n_panels > 80 else grid.angle(names)
 
 
 def undefined_figure(result: Result) -> go.Figure:
@@ -201,7 +210,7 @@ def undefined_figure(result: Result) -> go.Figure:
         f"Where rows fall that are {other!r} to a probe of {positive!r}",
         under,
         plot_height=340,
-        legend_rows=3,
+        legend_rows=4,
         right=LABEL,
     )
     figure.update_layout(made, shapes=shapes, annotations=notes, **HOVER)

@@ -25,8 +25,10 @@ from probes.solve.newton import TOLERANCE, Solved, solve
 from probes.solve.problems import Metric, Problems
 from probes.solve.spectrum import Spectrum, scale_of
 
-COLUMNS = 256
-"""Problems in a batch, about: enough for a matrix product to be bound by arithmetic, few enough for the cache."""
+COLUMNS = 64
+TOGETHER = 2
+"""Problems in a batch, about, and penalties: enough for a matrix product to be bound by arithmetic, few enough to
+begin near their solutions, which the last two penalties foretell."""
 NEAR = 0.3
 """Scales of folds that differ by less than this share (squared) are left out of Hessian products."""
 ELEMENTS = 8_000_000
@@ -136,10 +138,23 @@ def _metric(
     x: Tensor, spectrum: Spectrum, fold: Tensor, n_folds: int, dtype: torch.dtype
 ) -> tuple[Metric, bool]:
     """The metric of the folds' own standard deviations, and whether all are near the identity."""
-    stds = torch.stack([scale_of(x[fold != index])[1] for index in range(n_folds)])
-    ratio = (stds / spectrum.std).square() - 1
+    ratio = (_stds(x, spectrum, fold, n_folds) / spectrum.std).square() - 1
     near = float(ratio.abs().max()) < NEAR
     return Metric.of(spectrum.axes.to(dtype), ratio.to(dtype)), near
+
+
+def _stds(x: Tensor, spectrum: Spectrum, fold: Tensor, n_folds: int) -> Float[Tensor, "fold d"]:
+    """Standard deviations of the rows outside each fold, from sums over the folds; a constant feature counts as 1."""
+    member = torch.nn.functional.one_hot(fold, n_folds).to(x.dtype)
+    away = x - spectrum.mean
+    size = len(x) - member.sum(0)[:, None]
+    first = away.sum(0) - member.T @ away
+    second = away.square().sum(0) - member.T @ away.square()
+    std = (second / size - (first / size).square()).clamp_min(0).sqrt()
+    rounded = std <= 1e-7 * spectrum.std  # too close to zero to be told from it by sums: look again
+    for index in torch.nonzero(rounded.any(1)).flatten().tolist():
+        std[index] = scale_of(x[fold != index])[1]
+    return std
 
 
 class _All(NamedTuple):
@@ -165,7 +180,7 @@ class _Fits:
         n_rows, n_targets, n_classes = self.target.shape
         per_penalty = len(held) * n_targets
         wide = max(1, min(COLUMNS, ELEMENTS // (n_rows * n_classes)))
-        together = max(1, min(wide // per_penalty, len(self.penalties)))
+        together = max(1, min(wide // per_penalty, TOGETHER))
         order = sorted(range(len(self.penalties)), key=lambda i: self.penalties[i])
         found: list[Solved | None] = [None] * len(self.penalties)
         start: Tensor | None = None

@@ -78,7 +78,8 @@ def platt(
     """Slope and intercept that turn scores into log-odds (Platt 1999), for many score vectors at once.
 
     The targets are Platt's (n₁+1)/(n₁+2) and 1/(n₀+2), so that separable scores have a finite answer. Damped Newton
-    steps in two unknowns.
+    steps in two unknowns. Scores that point the wrong way (left-out scores of pure noise do, on average) get a slope
+    next to zero: their order stays, and the answer is the prior.
     """
     up = positive.to(scores.dtype)
     n_up = up.sum(1, keepdim=True)
@@ -110,5 +111,8 @@ def platt(
         a, b, value = a - rate * da, b - rate * db, loss(a - rate * da, b - rate * db)
         if float(torch.maximum((rate * da).abs(), (rate * db).abs()).max()) < 1e-9:
             break
+    backward = a <= 0
+    a = torch.where(backward, torch.full_like(a, 1e-6), a)
+    b = torch.where(backward, torch.logit(goal.mean(1, keepdim=True)), b)
     slope = a / size
     return slope[:, 0], (b - slope * scores.mean(1, keepdim=True))[:, 0]

@@ -106,8 +106,11 @@ def attribution(
     kinds = [kind] if isinstance(kind, str) else list(dict.fromkeys(kind))
     _check(kinds, recheck)
     runs = Runs.to_expand(model, clean, corrupt, metric, direction, integrate, alignment)
-    chosen = range(model.n_layers) if layers is None else layers
-    sites = {k: [model.resolve(f"blocks.{i}.{KINDS[k]}")[0] for i in chosen] for k in kinds}
+    n = model.n_layers
+    chosen = [i % n if -n <= i < n else i for i in (range(n) if layers is None else layers)]
+    found = model.resolve([f"blocks.{i}.{KINDS[k]}" for k in kinds for i in chosen])
+    order = {site.name: site for site in found}
+    sites = {k: [order[name] for name in (f"blocks.{i}.{KINDS[k]}" for i in chosen)] for k in kinds}
     points = list({site.name: site for some in sites.values() for site in some}.values())
     estimates: dict[str, list[np.ndarray]] = {k: [] for k in kinds}
     wrong: dict[str, list[np.ndarray]] = {k: [] for k in kinds}

@@ -2,7 +2,11 @@
 
 For each pair: the source run's activations, the base run's, and the gradients of its metric. Without `integrate` that
 is two forwards and one backward, with it as many midpoints more, several of them at once. Pairs of one length go
-through together; a single short pair's two forwards are one batch.
+through together; short pairs' two forwards are one batch.
+
+Where source and base run begin with the same tokens they are equal, so no gradient is wanted there (of the control's
+source neither), and of what is computed once the other run gets a copy (`products`). Where an alignment says which
+positions correspond, everything is computed.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from workbench.errors import MetricError, PromptError
@@ -21,6 +26,7 @@ from workbench.patching.gradients import INPUT, Activations, Forward, integrated
 from workbench.patching.metrics import KLDivergence, MetricFunction
 from workbench.patching.outcome import Outcome
 from workbench.patching.pairs import Direction, Pairs
+from workbench.patching.products import Rows
 from workbench.patching.sources import deranged
 from workbench.sites.catalog import Site
 
@@ -41,6 +47,7 @@ class Expansion:
     wrong: Activations | None
     """Wrong source minus base."""
     gradients: Activations
+    """Of the base run's metric; without meaning before the first position at which `delta` or `wrong` is not 0."""
     ends: tuple[float, float]
     """The metric of the source run and of the base run."""
 
@@ -56,6 +63,20 @@ class _Pass:
     ends: tuple[float, float]
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Pairs that go through together, and what is known of them before."""
+
+    sources: Int[Tensor, "row position"]
+    bases: Int[Tensor, "row position"]
+    equal: list[int]
+    """How many positions the source run shares with its base run."""
+    wanted: list[int]
+    """The first position at which gradients are wanted."""
+    tokens: list[int] | None
+    """Tokens whose logits the metrics take; None: any."""
+
+
 _Runs = tuple[
     Tensor, Tensor, tuple[Activations, Activations], Callable[[Sequence[MetricFunction]], Activations]
 ]
@@ -65,6 +86,22 @@ _Runs = tuple[
 def _each(functions: Sequence[MetricFunction], logits: Tensor) -> Tensor:
     """[row] each row's own metric."""
     return torch.cat([function(logits[row : row + 1]) for row, function in enumerate(functions)])
+
+
+def _of_tokens(function: MetricFunction, tokens: Sequence[int] | None) -> MetricFunction:
+    """A metric of all logits as one of those of `tokens`."""
+    if tokens is None:
+        return function
+    own: Any = function
+    columns = [tokens.index(token) for token in own.tokens]
+    return lambda logits: own.of_tokens(logits[:, columns])
+
+
+def _first_difference(a: Tensor, b: Tensor) -> int:
+    """Positions that two prompts share at their beginning, but never all."""
+    n = min(len(a), len(b)) - 1
+    differs = (a[:n] != b[:n]).nonzero()
+    return int(differs[0]) if len(differs) else n
 
 
 @dataclass(frozen=True)
@@ -115,7 +152,7 @@ class Runs(Pairs):
             seed: of the derangement.
             tokens_per_backward: see `gradients.integrated`.
         """
-        passes = self._passes(points, probed, tokens_per_backward)
+        passes = self._passes(points, probed, control, tokens_per_backward)
         first = waiting = next(passes)
         for following in passes:
             yield self._expansion(waiting, following if control else None, points, seed)
@@ -133,7 +170,7 @@ class Runs(Pairs):
         return Expansion(own, taken, minus(taken), wrong and minus(wrong), one.gradients, one.ends)
 
     def _passes(
-        self, points: Sequence[Site], probed: Sequence[str], tokens_per_backward: int
+        self, points: Sequence[Site], probed: Sequence[str], control: bool, tokens_per_backward: int
     ) -> Iterator[_Pass]:
         """Both runs of each pair, several pairs at once where all have one length."""
         every = [*points, self.model.catalog[INPUT]] if self.integrate else list(points)
@@ -142,13 +179,18 @@ class Runs(Pairs):
         size = 1 if len(lengths) > 1 else max(1, tokens_per_backward // self.length)
         for at in range(0, len(self.pairs), size):
             numbers = range(at, min(at + size, len(self.pairs)))
-            sources = torch.cat([self.sources[i].ids for i in numbers])
-            bases = torch.cat([self.bases[i].ids for i in numbers])
+            known = [self._known(i) for i in numbers]
+            batch = self._batch(numbers, known, control)
             keep = [] if self.integrate else [p.name for p in probes]
-            runs = self._together if len(lengths) == 1 and sources.numel() <= FEW_TOKENS else self._apart
-            source, base, values, gradients = runs(sources, bases, every, keep)
+            runs = (
+                self._together if len(lengths) == 1 and batch.sources.numel() <= FEW_TOKENS else self._apart
+            )
+            source, base, values, gradients = runs(batch, every, keep)
             functions = [
-                self.function(i, source[row].detach(), base[row].detach()) for row, i in enumerate(numbers)
+                _of_tokens(
+                    known[row] or self.function(i, source[row].detach(), base[row].detach()), batch.tokens
+                )
+                for row, i in enumerate(numbers)
             ]
             found = gradients(functions)
             for row, i in enumerate(numbers):
@@ -160,17 +202,49 @@ class Runs(Pairs):
                     slopes = integrated(
                         self.model, self.bases[i].ids, probes, functions[row], (own[INPUT], moved[INPUT]),
                         self.integrate, keep=self.keep, tokens_per_backward=tokens_per_backward,
+                        first=batch.wanted[row], tokens=batch.tokens,
                     )  # fmt: skip
                 else:
                     slopes = {name: g[row] for name, g in found.items()}
                 yield _Pass(i, taken, own, slopes, ends)  # type: ignore[arg-type]
 
-    def _together(
-        self, sources: Tensor, bases: Tensor, points: Sequence[Site], probed: Sequence[str]
-    ) -> _Runs:
+    def _known(self, i: int) -> MetricFunction | None:
+        """The metric of pair i, where it can be known before the run."""
+        metric = self.metrics[i]
+        return None if isinstance(metric, KLDivergence) else metric.resolve(self.model)
+
+    def _batch(self, numbers: Sequence[int], known: Sequence[MetricFunction | None], control: bool) -> _Batch:
+        sources, bases = self.sources, self.bases
+        equal, wanted = [], []
+        for i in numbers:
+            other = sources[(i + 1) % len(self.pairs)].ids[0]
+            base = bases[i].ids[0]
+            equal.append(0 if self.alignments is not None else _first_difference(sources[i].ids[0], base))
+            if control:
+                shared = 0 if len(self.pairs) == 1 else _first_difference(other, base)
+                wanted.append(min(equal[-1], shared))
+            else:
+                wanted.append(equal[-1])
+        each = [getattr(function, "tokens", None) for function in known]
+        tokens = None if None in each or self.keep > 1 else sorted({t for some in each for t in some or ()})
+        first, second = (torch.cat([side[i].ids for i in numbers]) for side in (sources, bases))
+        return _Batch(first, second, equal, wanted, tokens)
+
+    def _together(self, batch: _Batch, points: Sequence[Site], probed: Sequence[str]) -> _Runs:
         """Source and base runs as one batch: with few tokens a pass takes as long as reading the weights does."""
-        n = len(sources)
-        run = Forward(self.model, torch.cat([sources, bases]), points, probed=probed, keep=self.keep)
+        n, length = batch.bases.shape
+        bases = range(n, 2 * n)
+        rows = Rows.of(
+            length,
+            [*bases, *bases],
+            [*batch.equal, *[0] * n],
+            [*[length] * n, *batch.wanted],
+            self.model.device,
+        )
+        ids = torch.cat([batch.sources, batch.bases])
+        run = Forward(
+            self.model, ids, points, probed=probed, keep=self.keep, rows=rows, tokens=batch.tokens
+        )  # fmt: skip
 
         def gradients(functions: Sequence[MetricFunction]) -> Activations:
             if not probed:
@@ -179,14 +253,22 @@ class Runs(Pairs):
             return {name: value[n:] for name, value in found.items()}
 
         sides = [
-            {name: value[rows] for name, value in run.values.items()} for rows in (slice(n), slice(n, None))
+            {name: value[some] for name, value in run.values.items()} for some in (slice(n), slice(n, None))
         ]
         return run.logits[:n], run.logits[n:], (sides[0], sides[1]), gradients
 
-    def _apart(self, sources: Tensor, bases: Tensor, points: Sequence[Site], probed: Sequence[str]) -> _Runs:
+    def _apart(self, batch: _Batch, points: Sequence[Site], probed: Sequence[str]) -> _Runs:
         """Source and base runs one after the other: no backward pass through the source runs."""
-        source = Forward(self.model, sources, points, keep=self.keep)
-        base = Forward(self.model, bases, points, probed=probed, keep=self.keep)
+
+        def forward(ids: Tensor, wanted: Sequence[int], probed: Sequence[str]) -> Forward:
+            n, length = ids.shape
+            rows = Rows.of(length, range(n), [0] * n, wanted, self.model.device)
+            return Forward(
+                self.model, ids, points, probed=probed, keep=self.keep, rows=rows, tokens=batch.tokens
+            )  # fmt: skip
+
+        source = forward(batch.sources, [batch.sources.shape[1]] * len(batch.sources), ())
+        base = forward(batch.bases, batch.wanted, probed)
 
         def gradients(functions: Sequence[MetricFunction]) -> Activations:
             return base.gradients(lambda logits: _each(functions, logits)) if probed else {}

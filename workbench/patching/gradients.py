@@ -7,8 +7,9 @@ that place, that is the effect, per unit, of a patch there:
 - at the input of a norm: through what that norm feeds and nothing else, since the skip connection is not probed;
 - at `resid_mid`: through the attention's output, as a patch puts it in.
 
-Adding zeros changes no value, so the run is the model's own. Only the probes are differentiated: parameters collect no
-gradients, are neither frozen nor thawed, and a model whose parameters are frozen works as well.
+Adding zeros changes no value, so the run is the model's own. Where the caller knows which rows matter (`rows`,
+`tokens`), only those are computed (`products`), which changes the last digits. Only the probes are differentiated:
+parameters collect no gradients, are neither frozen nor thawed, and a model whose parameters are frozen works as well.
 
 Integrated gradients (Sundararajan et al. 2017, 1703.01365) average the gradient over runs whose input lies on the
 straight line between two inputs; here as in EAP-IG "inputs" (Hanna et al. 2024, 2403.17806): only the input
@@ -20,7 +21,7 @@ smooth; the paper takes k/m, whose error falls as 1/m.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from workbench.errors import HookError, MetricError, ModelError
 from workbench.hooks.tensors import first_tensor, output_tensor, replace_first, replace_output, take
 from workbench.model.language_model import LanguageModel
 from workbench.patching.metrics import MetricFunction
+from workbench.patching.products import Rows, only_tokens, trimmed
 from workbench.sites.catalog import Site
 
 INPUT = "blocks.0.hook_resid_pre"
@@ -52,9 +54,12 @@ class Forward:
         probed: names of the points whose gradients will be asked for; none runs without autograd.
         keep: positions at the end whose logits are kept.
         inputs: [row, position, d_model] stream to enter block 0 instead of the prompt's own.
+        rows: which rows of the pass matter (see `products`): others are copied, and have no gradients. None: all do.
+        tokens: ids of the tokens whose logits are computed; None: all.
 
     Attributes:
-        logits: [row, d_vocab] at the last position, or with `keep` above 1 [row, kept, d_vocab].
+        logits: [row, d_vocab] at the last position, or with `keep` above 1 [row, kept, d_vocab]; with `tokens`
+            [..., token], in their order.
         values: point -> [row, position, ...], detached.
 
     Raises:
@@ -70,6 +75,8 @@ class Forward:
         probed: Iterable[str] = (),
         keep: int = 1,
         inputs: Float[Tensor, "row position d_model"] | None = None,
+        rows: Rows | None = None,
+        tokens: Sequence[int] | None = None,
     ) -> None:
         self.values: dict[str, Tensor] = {}
         self._probes: dict[str, Tensor] = dict.fromkeys(probed)  # type: ignore[arg-type]
@@ -79,9 +86,13 @@ class Forward:
         with (
             torch.inference_mode(False),
             torch.set_grad_enabled(bool(self._probes)),
+            nullcontext() if rows is None else trimmed(model, rows),
+            nullcontext(True) if tokens is None else only_tokens(model, tokens) as few,
             self._hooked(model, inputs),
         ):
             logits = model.hf(input_ids=ids, use_cache=False, logits_to_keep=keep).logits
+        if tokens is not None and not few:
+            logits = logits[..., list(tokens)]
         self.logits: Tensor = logits[:, -1] if keep == 1 else logits[:, -keep:]
         missing = [name for name in self._points if name not in self.values]
         if missing:
@@ -117,12 +128,13 @@ class Forward:
                     "backward pass, or a place that is not used): patch it exactly, with `sweep`."
                 )
             gradients[name] = take(gradient, self._points[name], self._shape)
-        bad = [name for name, g in gradients.items() if not bool(g.isfinite().all())]
-        if bad:
-            raise ModelError(
-                f"The gradient is not finite at {len(bad)} of {len(gradients)} places, the first is {bad[0]}: load the "
-                "model in float32, or with attn_implementation='eager'."
-            )
+        if not _all_finite(found):
+            bad = [name for name, g in gradients.items() if not bool(g.isfinite().all())]
+            if bad:
+                raise ModelError(
+                    f"The gradient is not finite at {len(bad)} of {len(gradients)} places, the first is {bad[0]}: load "
+                    "the model in float32, or with attn_implementation='eager'."
+                )
         return gradients
 
     @contextmanager
@@ -185,6 +197,14 @@ class Forward:
         return whole + probe
 
 
+def _all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Asked of all tensors of a device at once: one by one, asking takes longer than looking."""
+    by_device: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for tensor in tensors:
+        by_device.setdefault((tensor.device, tensor.dtype), []).append(tensor.reshape(-1))
+    return all(bool(torch.cat(some).isfinite().all()) for some in by_device.values())
+
+
 def integrated(
     model: LanguageModel,
     ids: Int[Tensor, "1 position"],
@@ -195,6 +215,8 @@ def integrated(
     *,
     keep: int = 1,
     tokens_per_backward: int = TOKENS_PER_BACKWARD,
+    first: int = 0,
+    tokens: Sequence[int] | None = None,
 ) -> Activations:
     """Gradients at `points`, averaged over `steps` inputs between `ends` (see the module's text).
 
@@ -207,6 +229,8 @@ def integrated(
         steps: number of midpoints.
         keep: positions at the end whose logits the metric takes.
         tokens_per_backward: tokens that go through together; results do not depend on it.
+        first: the first position at which gradients are wanted; `ends` are equal before it.
+        tokens: ids of the tokens whose logits the metric takes; None: all.
 
     Returns:
         Point -> [position, ...] in at least single precision.
@@ -223,6 +247,10 @@ def integrated(
             probed=[point.name for point in points],
             keep=keep,
             inputs=base + weights * (source - base),
+            rows=Rows.of(
+                len(base), [0] * len(some), [0] + [first] * (len(some) - 1), [first] * len(some), model.device
+            ),
+            tokens=tokens,
         )
         for name, gradient in run.gradients(metric).items():
             part = precise(gradient).sum(0) / steps

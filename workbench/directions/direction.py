@@ -6,36 +6,36 @@ thing to whoever steers, projects or compares: a *unit vector* `v` at a site, wi
     scale          how far activations naturally move along v, in activation units (norm of the mean
                    difference, or the standard deviation of the projection; `source` and `settings` say which)
     coefficient    c = x · v of an activation x, in activation units; c / scale is in natural units
+    natural vector w = scale · v, what arithmetic works on (see `algebra`)
     sign           + is towards the positive class (or whatever `name` names)
 
+**Strength** of steering is in activation units everywhere: `strength=8` adds 8 · v, a vector of norm 8, whatever the
+scale. `direction.strength(2)` is the strength of two natural units: 2 · scale.
+
 A direction knows the model it was made on (fingerprint) and refuses another (`fits`). On disk it is one
-safetensors file whose metadata holds the rest as JSON.
+safetensors file whose metadata holds the rest as JSON (`storage`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from workbench.directions import storage
+from workbench.directions.checks import checked_vector, width_of
 from workbench.errors import DataError, SiteError
-from workbench.files import publish_file
 
 if TYPE_CHECKING:
     from workbench.activations import Activations
     from workbench.model.language_model import LanguageModel
-    from workbench.sites.catalog import Site
-
-SCHEMA = 1
+    from workbench.store.reader import Store
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +59,7 @@ class Direction:
     Example:
         >>> d = Direction.from_vector(mean_true - mean_false, site="blocks.14.hook_resid_post", name="truth")
         >>> d.project(acts["blocks.14.hook_resid_post"])          # [prompt, position] coefficients
-        >>> d.save("truth.safetensors");  Direction.load("truth.safetensors").cosine(d)
-        1.0
+        >>> (d - 0.5 * sentiment).orthogonal_to(length).save("truth.safetensors")
     """
 
     vector: Tensor = field(repr=False)
@@ -73,7 +72,7 @@ class Direction:
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "vector", _checked(self.vector, self.site))
+        object.__setattr__(self, "vector", checked_vector(self.vector, self.site))
         object.__setattr__(self, "scale", float(self.scale))
         norm = float(self.vector.double().norm())
         if abs(norm - 1) > 1e-4:
@@ -85,21 +84,14 @@ class Direction:
             raise DataError(f"The scale of a direction is a positive number, not {self.scale}.")
         if not self.site:
             raise DataError("A direction belongs to a site: give its name, e.g. 'blocks.7.hook_resid_post'.")
-        self._header()
+        storage.as_json(storage.header_of(self), "Settings and provenance of a direction")
 
     @classmethod
     def from_vector(
-        cls,
-        vector: Tensor,
-        *,
-        site: str,
-        scale: float | None = None,
-        name: str = "",
-        source: str = "",
-        model_fingerprint: str = "",
-        settings: dict[str, Any] | None = None,
+        cls, vector: Tensor, *, site: str, scale: float | None = None, name: str = "", source: str = "",
+        model_fingerprint: str = "", settings: dict[str, Any] | None = None,
         provenance: dict[str, Any] | None = None,
-    ) -> Direction:
+    ) -> Direction:  # fmt: skip
         """A direction from a vector of any norm.
 
         Args:
@@ -115,18 +107,10 @@ class Direction:
             >>> Direction.from_vector(torch.tensor([3.0, 4.0]), site="blocks.0.hook_resid_post").scale
             5.0
         """
-        checked = _checked(vector, site, dtype=torch.float64)
+        checked = checked_vector(vector, site, dtype=torch.float64)
         norm = float(checked.norm())
-        return cls(
-            vector=checked / norm,
-            scale=norm if scale is None else scale,
-            site=site,
-            name=name,
-            source=source,
-            model_fingerprint=model_fingerprint,
-            settings=settings or {},
-            provenance=provenance or {},
-        )
+        unit, scale = checked / norm, norm if scale is None else scale
+        return cls(unit, scale, site, name, source, model_fingerprint, settings or {}, provenance or {})
 
     @classmethod
     def random(cls, like: Direction, seed: int) -> Direction:
@@ -152,24 +136,33 @@ class Direction:
         """Number of components."""
         return self.vector.shape[0]
 
-    def project(self, acts: Float[Tensor, "*rows d"] | Activations) -> Float[Tensor, "*rows"]:
-        """Coefficients `x · v`, in activation units (divide by `scale` for natural units).
+    # -- reading activations ---------------------------------------------------------------------------
+
+    def project(
+        self, acts: Float[Tensor, "*rows d"] | Activations, *, natural: bool = False
+    ) -> Float[Tensor, "*rows"]:
+        """Coefficients `x · v`, in activation units; with `natural` in natural units (divided by `scale`).
 
         Args:
             acts: a tensor [..., d], or `Activations` that hold this direction's site (then one coefficient
                 per row; sites of several dimensions are flattened).
+            natural: divide by the scale.
 
         Raises:
             DataError: the last dimension is not `width`.
             SiteError: these activations do not hold the site.
         """
         values = acts if isinstance(acts, Tensor) else acts.rows(self.site).flatten(1)
-        if values.ndim == 0 or values.shape[-1] != self.width:
-            raise DataError(
-                f"Activations of shape {list(values.shape)} do not fit a direction of width {self.width} at "
-                f"{self.site!r}: the last dimension must be {self.width}."
-            )
-        return values.float() @ self.vector.to(values.device)
+        self.fits_rows(values)
+        found = values.float() @ self.vector.to(values.device)
+        return found / self.scale if natural else found
+
+    def project_out(self, acts: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
+        """Activations without this direction: x - (x · v) v, in their own dtype. Raises as `project`."""
+        self.fits_rows(acts)
+        unit = self.vector.to(acts.device, torch.promote_types(acts.dtype, torch.float32))
+        values = acts.to(unit.dtype)
+        return (values - (values @ unit)[..., None] * unit).to(acts.dtype)
 
     def cosine(self, other: Direction) -> float:
         """Cosine of the angle to another direction of the same width (else `DataError`), at any site."""
@@ -180,6 +173,81 @@ class Direction:
             )
         product = float(self.vector.double() @ other.vector.double())
         return max(-1.0, min(1.0, product))
+
+    # -- scale -----------------------------------------------------------------------------------------
+
+    def strength(self, natural_units: float) -> float:
+        """The steering strength (activation units) of so many natural units: `natural_units` · scale."""
+        return natural_units * self.scale
+
+    def with_scale(self, scale: float) -> Direction:
+        """The same direction with another scale."""
+        return replace(self, scale=scale)
+
+    def with_scale_from(
+        self, acts: Tensor | Activations | Store, *, first_token: bool = False, seed: int = 0
+    ) -> Direction:
+        """The same direction, its scale the standard deviation of `x · v` over reference activations.
+
+        `settings["scale_from"]` keeps n, the 95 % interval and the scale that a random direction has there. Rows at
+        position 0 are left out unless `first_token`. See `scales.natural_scale` for arguments and errors.
+
+        Example:
+            >>> text = wb.collect(model, wb.datasets.load("plain-text").texts, d.site, positions="all")
+            >>> d = d.with_scale_from(text);  d.strength(2)          # two standard deviations of ordinary text
+        """
+        from workbench.directions.scales import natural_scale
+
+        found = natural_scale(self, acts, first_token=first_token, seed=seed)
+        return replace(self, scale=found["scale"], settings={**self.settings, "scale_from": found})
+
+    def at(self, site: str) -> Direction:
+        """The same vector at another site, for one that was read elsewhere than it is used."""
+        moved = {"moved_from": [*self.settings.get("moved_from", []), self.site]}
+        return replace(self, site=site, settings={**self.settings, **moved})
+
+    # -- arithmetic: see `algebra` -----------------------------------------------------------------------
+
+    def __add__(self, other: Direction) -> Direction:
+        return _combine([self, other], [1.0, 1.0]) if isinstance(other, Direction) else NotImplemented
+
+    def __sub__(self, other: Direction) -> Direction:
+        return _combine([self, other], [1.0, -1.0]) if isinstance(other, Direction) else NotImplemented
+
+    def __neg__(self) -> Direction:
+        return _combine([self], [-1.0])
+
+    def __mul__(self, factor: float) -> Direction:
+        return _combine([self], [factor]) if isinstance(factor, (int, float)) else NotImplemented
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, factor: float) -> Direction:
+        if factor == 0:
+            raise DataError("A direction cannot be divided by 0.")
+        return self * (1 / factor)
+
+    def orthogonal_to(self, *others: Direction | Iterable[Direction], force: bool = False) -> Direction:
+        """What is left of it outside the span of one or several others; see `algebra.orthogonal_to`."""
+        from workbench.directions.algebra import orthogonal_to
+
+        several = [d for one in others for d in ([one] if isinstance(one, Direction) else one)]
+        return orthogonal_to(self, several, force=force)
+
+    def interpolate(
+        self,
+        other: Direction,
+        t: float,
+        *,
+        how: Literal["spherical", "linear"] = "spherical",
+        force: bool = False,
+    ) -> Direction:
+        """A direction between this (t = 0) and another (t = 1); see `algebra.interpolate`."""
+        from workbench.directions.algebra import interpolate
+
+        return interpolate(self, other, t, how=how, force=force)
+
+    # -- use and storage -------------------------------------------------------------------------------
 
     def fits(self, model: LanguageModel, *, force: bool = False) -> None:
         """Refuse a model this direction was not made for; returns None where it fits.
@@ -201,7 +269,7 @@ class Direction:
             found = model.resolve(self.site)
         except SiteError as error:
             raise DataError(f"{what} is for {self.site!r}, which {model.name} lacks. {error}") from error
-        width = _width(model, found[0])
+        width = width_of(model, found[0])
         if width != self.width:
             raise DataError(
                 f"{what} has width {self.width}, but {self.site!r} of {model.name} has {width}: it was made "
@@ -214,15 +282,22 @@ class Direction:
                 "want that."
             )
 
+    def fits_rows(self, values: Tensor) -> None:
+        """Raise `DataError` unless the last dimension of activations is `width`."""
+        if values.ndim == 0 or values.shape[-1] != self.width:
+            raise DataError(
+                f"Activations of shape {list(values.shape)} do not fit a direction of width {self.width} at "
+                f"{self.site!r}: the last dimension must be {self.width}."
+            )
+
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file, complete or not at all; an existing file is replaced.
 
         Raises:
             WorkbenchError: the system refuses to write there.
         """
-        with publish_file(path) as temporary:
-            save_file({"vector": self.vector}, temporary, metadata={"direction": self._header()})
-        return Path(path)
+        header = storage.as_json(storage.header_of(self), "Settings and provenance of a direction")
+        return storage.write(path, {"vector": self.vector}, {"direction": header})
 
     @classmethod
     def load(cls, path: str | Path) -> Direction:
@@ -231,68 +306,15 @@ class Direction:
         Raises:
             DataError: no such file, not a direction, damaged, or written by a newer version.
         """
-        file = Path(path)
-        try:
-            with safe_open(file, framework="pt") as opened:
-                header = json.loads((opened.metadata() or {})["direction"])
-                vector = opened.get_tensor("vector")
-            schema, sha256 = int(header.pop("schema")), header.pop("sha256", "")
-        except FileNotFoundError:
-            raise DataError(f"There is no direction file {str(path)!r}.") from None
-        except KeyError as error:
-            raise DataError(
-                f"{str(path)!r} is safetensors, but not a direction ({error} is missing)."
-            ) from error
-        except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
-            raise DataError(f"The direction in {str(path)!r} is damaged: {error}") from error
-        if schema > SCHEMA:
-            raise DataError(
-                f"{str(path)!r} was written by a newer version (schema {schema}, this one reads {SCHEMA}): "
-                "upgrade latent-workbench."
-            )
-        try:
-            if _sha256(vector) != sha256:
-                raise TypeError("its vector is not the one that was saved (SHA-256 differs)")
-            return cls(vector=vector, **header)
-        except TypeError as error:
-            raise DataError(f"The direction in {str(path)!r} is damaged: {error}") from error
-
-    def _header(self) -> str:
-        fields = ("scale", "site", "name", "source", "model_fingerprint", "settings", "provenance")
-        try:
-            known = {"schema": SCHEMA, "sha256": _sha256(self.vector)}
-            return json.dumps(known | {name: getattr(self, name) for name in fields})
-        except (TypeError, ValueError) as error:
-            raise DataError(f"Settings and provenance of a direction must fit in JSON: {error}.") from error
+        metadata, tensors = storage.read(path)
+        if "direction" not in metadata:
+            several = ", but a set of them: use DirectionSet.load" if "direction_set" in metadata else ""
+            raise DataError(f"{str(path)!r} is safetensors, but not a direction{several}.")
+        header = storage.parse(metadata["direction"], path)
+        return cls(**storage.arguments(header, tensors.get("vector"), path))
 
 
-def _checked(vector: Tensor, site: str, dtype: torch.dtype = torch.float32) -> Tensor:
-    """A private contiguous copy on the CPU of a vector that can be a direction."""
-    if vector.ndim != 1 or vector.numel() == 0:
-        raise DataError(f"A direction is a 1-D vector; at {site!r} came one of shape {list(vector.shape)}.")
-    copy = vector.detach().to("cpu", dtype, copy=True).contiguous()
-    bad = int((~torch.isfinite(copy)).sum())
-    if bad:
-        raise DataError(f"{bad} of {copy.numel()} components of the vector at {site!r} are NaN or infinite.")
-    if not bool(copy.any()):
-        raise DataError(f"The vector at {site!r} is zero, so it has no direction.")
-    return copy
+def _combine(directions: list[Direction], weights: list[float]) -> Direction:
+    from workbench.directions.algebra import combine
 
-
-def _sha256(vector: Tensor) -> str:
-    return hashlib.sha256(vector.numpy().tobytes()).hexdigest()
-
-
-def _width(model: LanguageModel, site: Site) -> int:
-    """Components of a site's activation at one position, all trailing dimensions taken together."""
-    match site.dims[-1]:
-        case "d_head":
-            return site.heads * model.d_head
-        case "d_vocab":
-            return model.vocab_size
-        case "key":
-            raise DataError(f"{site.name!r} holds attention over positions: no direction fits there.")
-        case "d_mlp":  # the weight of an MLP's linear map is d_model by d_mlp, either way round
-            return model.module(site.module).get_parameter("weight").numel() // model.d_model
-        case _:
-            return model.d_model
+    return combine(directions, weights)

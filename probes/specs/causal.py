@@ -1,0 +1,177 @@
+"""Spec of a causal check: does moving along a probe's direction change what the model answers?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from probes.specs.prompts import LinearKind, PromptFields, about
+from workbench.errors import DataError
+from workbench.progress import Progress
+
+if TYPE_CHECKING:
+    from workbench.datasets import PromptSet
+    from workbench.directions import Direction
+    from workbench.model.language_model import LanguageModel
+    from workbench.results import Result
+
+
+class CausalSpec(PromptFields):
+    """Fit a probe to part of a data set and check its direction on the rest (`probes.causal.move.causal_check`).
+
+    The statements are split by group: `train_share` of them give the direction, up to `n_prompts` of the others are
+    checked, each put into `template` at `{text}` and answered with one token: `answer` for the positive class, `wrong`
+    for the negative. The edit goes to the last token of the statement (`edit="text"`), of the prompt (`last`), or to
+    all tokens (`all`).
+
+    With `direction` (a file, or a name in the library) nothing is fitted and all prompts are checked: those of
+    `prompts`, or of the data set.
+
+    Example:
+        >>> CausalSpec(dataset="capitals", filter={"negated": False, "template": "capital-of"}).run(model, Silent())
+    """
+
+    kind: ClassVar[str] = "probe_causal"
+
+    dataset: str = ""
+    prompts: list[str] = Field(default_factory=list)
+    direction: str | None = None
+    probe: LinearKind = "mass_mean"
+    penalty: float = Field(default=1.0, gt=0)
+    site: str = "blocks.14.hook_resid_post"
+    position: int = -1
+    template: str = "{text} This statement is"
+    answer: str = " true"
+    wrong: str = " false"
+    edit: Literal["text", "last", "all"] = "text"
+    strengths: list[float] = Field(default=[-4.0, -2.0, -1.0, 1.0, 2.0, 4.0], min_length=1)
+    control: Literal["random", "natural"] = "random"
+    n_random: int = Field(default=10, ge=2)
+    ablate: Literal["zero", "mean"] = "zero"
+    train_share: float = Field(default=0.7, gt=0, lt=1)
+    n_prompts: int = Field(default=40, ge=1)
+    force: bool = False
+
+    @model_validator(mode="after")
+    def _something_to_check(self) -> Self:
+        if bool(self.dataset) == bool(self.prompts):
+            raise ValueError("give a data set, or prompts (not both)")
+        if self.prompts and self.direction is None:
+            raise ValueError("prompts alone give no direction: name one (direction), or give a data set to fit it on")
+        if self.template.count("{text}") != 1:
+            raise ValueError("the template says once where the statement goes: '{text} This statement is'")
+        return self
+
+    def title(self) -> str:
+        what = self.direction or f"{self.probe} of {self.described()} at {self.site}"
+        return f"{what}: {self.answer!r} against {self.wrong!r}"
+
+    def run(self, model: LanguageModel, progress: Progress) -> Result:
+        from probes.causal.move import causal_check
+        from workbench.patching.metrics import LogitDifference
+
+        note: dict[str, Any] = {}
+        source: dict[str, Any] = {}
+        if self.direction is not None:
+            direction = _direction(self.direction)
+            texts = self.prompts
+            if not texts:
+                used, note = self.chosen()
+                texts, source = used.texts, about(used)
+        else:
+            used, note = self.chosen()
+            train, test = self._halves(used)
+            direction, fitted = self._fit(model, train, progress)
+            texts, source = test.texts, about(used)
+            note |= fitted | {"trained_on": f"{len(train)} of {len(used)} prompts"}
+        n = len(texts)
+        if n > self.n_prompts:
+            from random import Random
+
+            texts = Random(self.seed).sample(texts, self.n_prompts)
+        note["checked_on"] = f"{len(texts)} of {n} prompts" + ("" if self.direction else " that it was not trained on")
+        shown = texts if self.prompts else [self.template.replace("{text}", text) for text in texts]
+        result = causal_check(
+            model,
+            shown,
+            direction,
+            LogitDifference(self.answer, self.wrong),
+            position=-1 if self.prompts and self.edit == "text" else self._places(model, texts, shown),
+            strengths=self.strengths,
+            control=self.control,
+            n_random=self.n_random,
+            ablate=self.ablate,
+            seed=self.seed,
+            force=self.force,
+            progress=progress,
+        )
+        result.provenance.settings["dataset"] = source
+        result.data.attrs.update(note | {"edit": self.edit, "position": self.edit})
+        result.summary.update(note)
+        return result
+
+    def _halves(self, used: PromptSet) -> tuple[PromptSet, PromptSet]:
+        by = self.group_by or ("group" if "group" in used.field_names else "id")
+        return used.split(self.train_share, seed=self.seed, by=by)
+
+    def _fit(self, model: LanguageModel, train: PromptSet, progress: Progress) -> tuple[Direction, dict[str, Any]]:
+        from probes.sweep import sweep
+        from workbench.activations import collect
+
+        acts = collect(model, train.texts, sites=self.site, positions=self.position, progress=progress)
+        found = sweep(
+            acts,
+            train.labels,
+            kinds=[self.probe],
+            penalty=self.penalty,
+            groups=self.grouping(train),
+            positive=self.positive,
+            seed=self.seed,
+            n_bootstrap=200,
+            progress=progress,
+        )
+        best = found.summary["best"]
+        said = {f"probe_{k}": best[k] for k in ("auc", "auc_low", "auc_high", "control_auc")}
+        return found.direction(site=acts.sites[0], kind=self.probe), said
+
+    def _places(self, model: LanguageModel, texts: list[str], shown: list[str]) -> Any:
+        """Where the edit goes; for `text` the last token of each statement in its prompt."""
+        if self.edit != "text":
+            return -1 if self.edit == "last" else "all"
+        found = []
+        before = self.template.partition("{text}")[0]
+        for text, prompt in zip(texts, shown, strict=True):
+            part, whole = model.encode(before + text), model.encode(prompt)
+            if whole[: len(part)] != part:
+                raise DataError(
+                    f"In {prompt!r} the statement has other tokens than by itself, so its last token cannot be found: "
+                    "change the template, or edit='last'."
+                )
+            found.append([len(part) - 1])
+        return found
+
+
+def _direction(name: str) -> Direction:
+    """A direction from a file, or by its name in the library; of a saved probe its direction.
+
+    Raises:
+        DataError: no such file or name, or a file that holds neither.
+    """
+    from workbench.directions import Direction, library
+
+    if not Path(name).is_file():
+        return library().direction(name)
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(name, framework="pt") as file:
+            is_probe = "probe" in (file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{name!r} holds no direction and no probe: {error}") from error
+    if is_probe:
+        from probes.fitted import FittedProbe
+
+        return FittedProbe.load(name).direction()
+    return Direction.load(name)

@@ -1,0 +1,176 @@
+"""Vectors by layer in safetensors or JSON, as steering-vectors and most home-made scripts keep them.
+
+    safetensors   one [d] tensor per layer under a key that ends in its number: `12`, `layer.12`, `layers_12`,
+                  `direction.12`; or under a site name, `blocks.12.hook_resid_post`
+    JSON          {"12": [0.1, …], …}, or {"layer_type": "decoder_block", "layer_activations": {"12": […], …}}
+
+Layer N is block N counted from 0, as steering-vectors has it (negative numbers count from the last and need to be made
+positive first: the file does not know how many there are). `layer_type` is its word for the place:
+
+    decoder_block  hook_resid_post        self_attn  hook_attn_out        mlp  hook_mlp_out
+
+(the last two where the block has no norm after them; its layer-norm types have no additive site). A pickle, and so what
+`torch.save` writes, can run any program when it is opened: it is refused, with the two lines that convert it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.directions import storage
+from workbench.directions.direction import Direction
+from workbench.directions.formats_gguf import from_layers, read_gguf, to_layers, write_gguf
+from workbench.directions.sets import DirectionSet, load
+from workbench.errors import DataError, did_you_mean
+from workbench.files import publish_file
+
+SITES = {
+    "decoder_block": "blocks.{layer}.hook_resid_post",
+    "self_attn": "blocks.{layer}.hook_attn_out",
+    "mlp": "blocks.{layer}.hook_mlp_out",
+}
+_KEY = re.compile(r"(?:[A-Za-z_]+[._ -]?)?(\d+)")
+_SITE = re.compile(r"blocks\.(\d+)\.(.+)")
+
+
+def read(
+    path: str | Path, *, name: str = "", layer_type: str = "", model_fingerprint: str = ""
+) -> Direction | DirectionSet:
+    """Directions from a file of any format that is known: ours, GGUF control vectors, safetensors or JSON by layer.
+
+    Args:
+        path: the file; what it is is told by its first bytes, not by its name.
+        name: of what comes out; by default what the file says, or its name.
+        layer_type: `decoder_block` (default), `self_attn` or `mlp`, where the file does not say.
+        model_fingerprint: of the model it belongs to, where the file does not say.
+
+    Raises:
+        DataError: no such file; a pickle; a format that is not known; damaged; vectors that are no directions.
+
+    Example:
+        >>> control = wb.directions.read("happy.gguf")
+        >>> wb.directions.library().save("happy", control)
+    """
+    file = Path(path)
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(16)
+    except OSError as error:
+        raise DataError(f"{str(path)!r} cannot be read: {error.strerror or error}.") from error
+    if start[:4] == b"GGUF":
+        return read_gguf(file, name=name, model_fingerprint=model_fingerprint)
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        raise DataError(
+            f"{str(path)!r} is a pickle or an archive (as torch.save writes), which can run any program when it is "
+            "opened, so it is not. If you trust it, convert it yourself: read it with torch's load and "
+            "weights_only=True, then safetensors.torch.save_file({str(layer): vector for layer, vector in "
+            "loaded.items()}, 'vectors.safetensors'). (A steering-vectors object: its .layer_activations is that dict.)"
+        )
+    if start.lstrip()[:1] == b"{":
+        rows, said = _json(file)
+    elif start[8:9] == b"{":
+        metadata, tensors = storage.read(file)
+        if {"direction", "direction_set"} & set(metadata):
+            return load(file)
+        rows, said = dict(tensors), metadata
+    else:
+        raise DataError(
+            f"{str(path)!r} is of no format that is known here (safetensors, GGUF, or JSON by layer); it begins with "
+            f"{start[:8]!r}."
+        )
+    return _by_layer(
+        rows,
+        file,
+        name or str(said.get("name", "")),
+        layer_type or said.get("layer_type", ""),
+        model_fingerprint,
+    )
+
+
+def write(directions: DirectionSet | Sequence[Direction], path: str | Path, *, model_hint: str = "") -> Path:
+    """Write directions for other programs, in the format that the file's ending names.
+
+    `.gguf` is a control vector, `.safetensors` one tensor a layer under `layer.N`, `.json` a dictionary of lists as
+    steering-vectors takes it. All hold scale · vector at block outputs. (To keep everything use `save`.)
+
+    Raises:
+        DataError: another ending, or directions the format cannot hold.
+    """
+    group = directions if isinstance(directions, DirectionSet) else DirectionSet(directions)
+    ending = Path(path).suffix.lower()
+    if ending == ".gguf":
+        return write_gguf(group, path, model_hint=model_hint)
+    if ending not in (".safetensors", ".json"):
+        raise DataError(f"{str(path)!r} ends in {ending!r}: give .gguf, .safetensors or .json.")
+    rows, _ = to_layers(group)
+    facts = {"layer_type": "decoder_block", "name": group.name or group[0].name}
+    if ending == ".safetensors":
+        return storage.write(path, {f"layer.{layer}": row for layer, row in rows.items()}, facts)
+    lists = {str(layer): row.tolist() for layer, row in rows.items()}
+    with publish_file(path) as temporary:
+        temporary.write_text(json.dumps({**facts, "layer_activations": lists}), encoding="utf-8")
+    return Path(path)
+
+
+def _json(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{str(path)!r} is not JSON or is damaged: {error}") from error
+    lists = held.get("layer_activations", held)
+    if not isinstance(lists, dict):
+        raise DataError(f"{str(path)!r} is JSON, but not an object of layer -> list of numbers.")
+    rows = {}
+    for key, values in lists.items():
+        try:
+            rows[key] = torch.tensor(values, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"{key!r} in {str(path)!r} is not a list of numbers: {error}") from error
+    return rows, held if lists is not held else {}
+
+
+def _by_layer(
+    rows: dict[str, Tensor], path: Path, name: str, layer_type: str, model_fingerprint: str
+) -> DirectionSet:
+    kind = layer_type or "decoder_block"
+    if kind not in SITES:
+        raise DataError(
+            f"Vectors of layer type {kind!r} have no additive site here: known are {', '.join(SITES)}."
+            f"{did_you_mean(kind, SITES)}"
+        )
+    found: dict[int, Tensor] = {}
+    parts: set[str] = set()
+    for key, row in rows.items():
+        site, number = _SITE.fullmatch(key), _KEY.fullmatch(key)
+        match = site or number
+        if match is None:
+            raise DataError(
+                f"{str(path)!r} has a vector called {key!r}, which names no layer: keys are '12', 'layer.12' or "
+                "'blocks.12.hook_resid_post' (block 12 counted from 0)."
+            )
+        if int(match[1]) in found:
+            raise DataError(f"{str(path)!r} has two vectors for layer {int(match[1])}.")
+        if row.ndim != 1 or not row.is_floating_point():
+            raise DataError(
+                f"{key!r} in {str(path)!r} is {row.dtype} of shape {list(row.shape)}, not a vector."
+            )
+        found[int(match[1])] = row
+        parts.add(f"blocks.{{layer}}.{site[2]}" if site else SITES[kind])
+    if len(parts) > 1:
+        raise DataError(f"{str(path)!r} mixes kinds of sites ({', '.join(sorted(parts))}): give one a file.")
+    return from_layers(
+        found,
+        path,
+        name=name or path.stem,
+        source="layers",
+        model_fingerprint=model_fingerprint,
+        settings={"format": path.suffix.lstrip("."), "file": path.name},
+        site=next(iter(parts), SITES[kind]),
+    )
