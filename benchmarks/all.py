@@ -18,7 +18,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-BENCHMARKS = ("reading", "imports", "patching", "organisms", "store", "collect", "gpu_collect")
+BENCHMARKS = (
+    "reading",
+    "imports",
+    "patching",
+    "organisms",
+    "store",
+    "collect",
+    "probes",
+    "known_truth",
+    "known_boards",
+    "known_periodic",
+    "steering",
+    "known_reconstruction",
+    "steering_results",
+    "gpu_collect",
+)
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE, MEASURED = DOCS / "performance.md", DOCS / "measured"
 MARK = "<!-- measured: everything below is written by `make bench` -->"

@@ -2,9 +2,20 @@
 
     import probes
 
-    sweep = probes.sweep(acts, labels, groups=groups)        # every site of `acts`
+    sweep = probes.sweep(acts, labels, groups=groups)        # every site of `acts`, or of a store
     sweep.summary["best"], sweep.data["auc"]
     sweep.direction(layer=14)                                # a `workbench.Direction`
+
+| what | where |
+| --- | --- |
+| every layer, position and label in one solve; numbers | `sweep`, `regress` |
+| estimators with the conventions of scikit-learn | `LogisticProbe`, `MassMeanProbe`, …, `probes.kinds` |
+| a probe with the site and model it belongs to, on disk | `FittedProbe`, `save_probe`, `load_probe` |
+| is it worth trusting: controls, transfer, p-values | `probes.trust` |
+| does the model use it: steering, intervention, saliency | `probes.causal`, `probes.boards` |
+| erasure; calibration; sets with stated coverage | `Leace`, `erase_scores`, `calibrate`, `ConformalSets` |
+| statements as bags of tokens: true, false, neither | `probes.mil` |
+| periodic codes of numbers | `probes.periodic` |
 
 Names are imported when first used, so that the command line answers quickly.
 """
@@ -19,23 +30,48 @@ from typing import TYPE_CHECKING, Any
 _NAMES = {
     "sweep": "probes.sweep",
     "ProbeSweep": "probes.sweep_result",
+    "regress": "probes.regress",
     "LogisticProbe": "probes.estimators",
     "MassMeanProbe": "probes.estimators",
     "WhitenedMassMeanProbe": "probes.estimators",
+    "FittedProbe": "probes.fitted",
+    "save_probe": "probes.saving",
+    "load_probe": "probes.saving",
+    "Leace": "probes.leace",
+    "erase_scores": "probes.erasure",
+    "calibrate": "probes.calibration",
+    "ConformalSets": "probes.conformal",
     "ProbeSpec": "probes.spec",
 }
+_FUNCTIONS = ("sweep", "regress")
+"""Functions with the name of the module they live in."""
 
 __all__ = [
+    "ConformalSets",
+    "FittedProbe",
+    "Leace",
     "LogisticProbe",
     "MassMeanProbe",
     "ProbeSpec",
     "ProbeSweep",
     "WhitenedMassMeanProbe",
+    "calibrate",
+    "erase_scores",
+    "load_probe",
+    "regress",
+    "save_probe",
     "sweep",
 ]
 
 if TYPE_CHECKING:
+    from probes.calibration import calibrate
+    from probes.conformal import ConformalSets
+    from probes.erasure import erase_scores
     from probes.estimators import LogisticProbe, MassMeanProbe, WhitenedMassMeanProbe
+    from probes.fitted import FittedProbe
+    from probes.leace import Leace
+    from probes.regress import regress
+    from probes.saving import load_probe, save_probe
     from probes.spec import ProbeSpec
     from probes.sweep import sweep
     from probes.sweep_result import ProbeSweep
@@ -44,8 +80,8 @@ if TYPE_CHECKING:
 class _Package(ModuleType):
     def __setattr__(self, name: str, value: Any) -> None:
         # Importing the module `probes.sweep` binds its name here, where users expect the function.
-        if name == "sweep" and isinstance(value, ModuleType):
-            value = value.sweep
+        if name in _FUNCTIONS and isinstance(value, ModuleType):
+            value = getattr(value, name)
         super().__setattr__(name, value)
 
 

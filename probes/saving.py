@@ -53,6 +53,8 @@ SAVED = {
     "crc": "probes.kinds.ccs:CrcProbe",
     "mlp": "probes.kinds.mlp:MlpProbe",
     "sparse": "probes.kinds.sparse:SparseProbe",
+    "sawmil": "probes.mil.sawmil:SawmilProbe",
+    "leace": "probes.leace:Leace",
 }
 """Kind -> class, of every probe that can be saved. A new kind is one line here."""
 PLACE = (
