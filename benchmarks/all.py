@@ -35,7 +35,7 @@ BENCHMARKS = (
     "gpu_collect",
 )
 DOCS = Path(__file__).parent.parent / "docs"
-PAGE, MEASURED = DOCS / "performance.md", DOCS / "measured"
+PAGE, KNOWN, MEASURED = DOCS / "performance.md", DOCS / "results" / "known.md", DOCS / "measured"
 MARK = "<!-- measured: everything below is written by `make bench` -->"
 
 
@@ -79,15 +79,30 @@ def keep(name: str, report: dict[str, Any]) -> None:
 
 
 def write_page() -> None:
-    """The tables of all that was measured, below what is written by hand."""
-    sections = []
+    """The tables of all that was measured, below what is written by hand; known answers on a page of their own."""
+    pages: dict[Path, list[str]] = {PAGE: [], KNOWN: []}
     for name in BENCHMARKS:
         path = MEASURED / f"{name}.json"
         if path.is_file():
-            sections.append(section(name, json.loads(path.read_text(encoding="utf-8"))))
-    head = PAGE.read_text(encoding="utf-8").split(MARK)[0]
-    PAGE.write_text(head + MARK + "\n\n" + "\n".join(sections), encoding="utf-8")
-    print(f"wrote {PAGE.relative_to(DOCS.parent)}")
+            page = KNOWN if name.startswith("known_") else PAGE
+            pages[page].append(section(name, json.loads(path.read_text(encoding="utf-8"))))
+    for page, sections in pages.items():
+        head = page.read_text(encoding="utf-8").split(MARK)[0] if page.is_file() else ""
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(head + MARK + "\n\n" + "\n".join(sections), encoding="utf-8")
+        print(f"wrote {page.relative_to(DOCS.parent)}")
+
+
+def tables(rows: list[dict[str, Any]]) -> list[str]:
+    """Rows as Markdown tables, one for each run of rows with the same columns."""
+    lines: list[str] = []
+    last: list[str] = []
+    for row in rows:
+        if list(row) != last:
+            last = list(row)
+            lines += ["", "| " + " | ".join(last) + " |", "|" + "---|" * len(last)]
+        lines.append("| " + " | ".join(str(value) for value in row.values()) + " |")
+    return lines
 
 
 def section(name: str, report: dict[str, Any]) -> str:
@@ -103,11 +118,7 @@ def section(name: str, report: dict[str, Any]) -> str:
     for goal in report["goals"]:
         state = "holds" if goal["holds"] else "**does not hold**"
         lines.append(f"| `{goal['name']}` | {goal['value']:.4g} | {goal['goal']} | {state} |")
-    columns = list(dict.fromkeys(key for row in report["rows"] for key in row))
-    lines += ["", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    for row in report["rows"]:
-        lines.append("| " + " | ".join(str(row.get(c, "")) for c in columns) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *tables(report["rows"])]) + "\n"
 
 
 if __name__ == "__main__":

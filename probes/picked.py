@@ -1,7 +1,7 @@
 """A cell of a sweep as something that is kept: a `FittedProbe`, or a `Direction`, of the fit to all rows.
 
-A sweep holds weight and intercept of every linear probe (float32, over raw activations), its scores and controls. That is
-all a linear probe is, so nothing is fitted again. Kinds without weights (`mlp`) must be fitted anew.
+A sweep holds weight and intercept of every linear probe (float32, over raw activations), its scores and controls. That
+is all a linear probe is, so nothing is fitted again. Kinds without weights (`mlp`) must be fitted anew.
 """
 
 from __future__ import annotations
@@ -50,12 +50,16 @@ def best_cell(sweep: ProbeSweep, **wanted: Any) -> dict[str, Any]:
         if value is None:
             continue
         if name not in data.coords:
-            raise DataError(f"This sweep has no {name} to choose; it runs over {', '.join(map(str, data['auc'].dims))}.")
+            raise DataError(
+                f"This sweep has no {name} to choose; it runs over {', '.join(map(str, data['auc'].dims))}."
+            )
         known = np.atleast_1d(data[name].values).tolist()
         same = [i for i, one in enumerate(known) if str(one) == str(value)]
         if not same:
             near = did_you_mean(str(value), [str(k) for k in known])
-            raise DataError(f"This sweep has no {name} {value!r}.{near} It has {', '.join(map(str, known[:40]))}.")
+            raise DataError(
+                f"This sweep has no {name} {value!r}.{near} It has {', '.join(map(str, known[:40]))}."
+            )
         if data[name].dims:
             data = data.isel({data[name].dims[0]: same})
     auc = data["auc"]
@@ -89,7 +93,9 @@ def picked_direction(sweep: ProbeSweep, where: dict[str, Any], cls: Any = None) 
 
     names = sweep.data["class"].values.tolist() if "class" in sweep.data.dims else []
     if names and str(cls) not in names:
-        raise DataError(f"Of {len(names)} classes one direction each: say which (--of), of {', '.join(names)}.")
+        raise DataError(
+            f"Of {len(names)} classes one direction each: say which (--of), of {', '.join(names)}."
+        )
     one = sweep.direction(
         kind=where["probe"], site=where["site"], position=where.get("position"), label=where.get("label"),
         cls=str(cls) if names else None,
@@ -117,13 +123,19 @@ def picked_probe(sweep: ProbeSweep, where: dict[str, Any]) -> FittedProbe:
         )
     attrs = sweep.data.attrs
     classes = _classes(at, attrs)
-    estimator = _estimator(kind, weight, np.asarray(bias, dtype=np.float64), len(classes), float(at["penalty"]))
+    estimator = _estimator(
+        kind, weight, np.asarray(bias, dtype=np.float64), len(classes), float(at["penalty"])
+    )
     made, label = sweep.provenance, where.get("label") or _label(sweep)
     scale = np.atleast_1d(at["scale"].values)
     spread = {} if len(classes) > 2 and kind != "logistic" else {  # softmax weights sum to 0: no other direction
         str(i): float(scale[i if len(scale) > 1 else 0]) for i in range(len(classes))
     }  # fmt: skip
-    training = {"n": int(attrs["n"]), "n_groups": int(attrs.get("n_groups", attrs["n"])), "control": attrs["control"]}
+    training = {
+        "n": int(attrs["n"]),
+        "n_groups": int(attrs.get("n_groups", attrs["n"])),
+        "control": attrs["control"],
+    }
     training |= {"prompts": str(attrs["prompts"])} if "prompts" in attrs else {}
     training |= {"data": str(made.inputs.get("sha256", "")), "deviations": spread}
     return FittedProbe(
@@ -150,7 +162,9 @@ def _classes(at: Any, attrs: dict[str, Any]) -> list[str]:
     if "class" in at.dims:
         return [str(c) for c in at["class"].values]
     held = at.coords if "negative" in at.coords else attrs
-    return [str(held[key].item() if hasattr(held[key], "item") else held[key]) for key in ("negative", "positive")]
+    return [
+        str(held[key].item() if hasattr(held[key], "item") else held[key]) for key in ("negative", "positive")
+    ]
 
 
 def _estimator(kind: str, weight: np.ndarray, bias: np.ndarray, n_classes: int, penalty: float) -> Any:
@@ -171,7 +185,9 @@ def _estimator(kind: str, weight: np.ndarray, bias: np.ndarray, n_classes: int, 
     many = {"logistic": lambda: multinomial.MultinomialProbe(C=penalty), "lda": lda.LdaProbe}
     known = two if n_classes == 2 else many
     if kind not in known:
-        raise DataError(f"A probe of kind {kind!r} of a sweep cannot be saved: the kinds are {', '.join(known)}.")
+        raise DataError(
+            f"A probe of kind {kind!r} of a sweep cannot be saved: the kinds are {', '.join(known)}."
+        )
     made = known[kind]()
     made.coef_, made.intercept_ = weight, bias
     made.classes_ = np.arange(n_classes)

@@ -16,7 +16,7 @@ The best of many cells looks better than it is. So `summary["best"]` gives, besi
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,9 +25,10 @@ import torch
 
 from probes import scores as measure
 from probes.cells import Task, cross_fit, describe, spread_along
-from probes.columns import Columns, make_columns
+from probes.columns import Columns, EstimatorColumns, make_columns
 from probes.folds import permute_labels, shared_folds
 from probes.labels import Rows, arrange
+from probes.parallel import side_by_side
 from probes.solve.newton import TOLERANCE
 from probes.source import Source, open_source
 from probes.stream import KINDS as STREAMED_KINDS
@@ -40,6 +41,9 @@ from workbench.provenance import provenance
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Default path of `penalty`: from probes that hardly leave the prior to ones that fit the training rows."""
+
+MOST_WORKERS = 8
+"""Cells at a time, at most: Python itself runs one thread."""
 
 
 def sweep(
@@ -130,14 +134,20 @@ def sweep(
     constant: list[str] = []
     streamed = {name for name in names if source.bytes(name, rows.index.shape[1]) > memory}
     _check_streamed(streamed, list(columns), task)
-    for name in names:
-        for index in rows.index:
-            if name in streamed:
-                more, is_constant = _stream(source, name, index, task, list(columns), tuple(path), progress)
-            else:
-                more, is_constant = _in_memory(source, name, index, task, columns, device, progress)
-            cells += more
-            constant += [name] if is_constant and name not in constant else []
+
+    def cell(place: tuple[str, np.ndarray], check: Callable[[], None]) -> tuple[list[dict[str, Any]], bool]:
+        name, index = place
+        if name in streamed:
+            return _stream(source, name, index, task, list(columns), tuple(path), check)
+        return _in_memory(source, name, index, task, columns, device, check)
+
+    places = [(name, index) for name in names for index in rows.index]
+    workers = _workers(device, source, places, columns, memory)
+    done = side_by_side(cell, places, lambda: progress.advance(0), workers)
+    for (name, _), (more, is_constant) in zip(places, done, strict=True):
+        cells += more
+        constant += [name] if is_constant and name not in constant else []
+        progress.advance(len(more))
 
     settings = {
         "n": len(task.fold),
@@ -166,16 +176,30 @@ def _in_memory(
     task: Task,
     columns: dict[str, Columns],
     device: str | torch.device,
-    progress: Progress,
+    check: Callable[[], None],
 ) -> tuple[list[dict[str, Any]], bool]:
     x, constant = source.take(name, index, device)
-    found = cross_fit(x, task, columns, lambda: progress.advance(0))
+    found = cross_fit(x, task, columns, check)
     cells = []
     for label in range(task.n_labels):
         for one in found.values():
             cells.append(describe(x.shape[1], lambda coef: spread_along(x, coef), one, task, label))
-            progress.advance()
+            check()
     return cells, constant
+
+
+def _workers(
+    device: str | torch.device,
+    source: Source,
+    places: list[tuple[str, np.ndarray]],
+    columns: dict[str, Columns],
+    memory: float | int,
+) -> int:
+    """Cells at a time: one per thread on the CPU where they fit in memory, one where an estimator has threads."""
+    if torch.device(device).type != "cpu" or any(isinstance(c, EstimatorColumns) for c in columns.values()):
+        return 1
+    size = max(source.bytes(name, len(index)) for name, index in places)
+    return max(1, min(torch.get_num_threads(), int(memory // max(size, 1)), MOST_WORKERS))
 
 
 def _stream(
@@ -185,9 +209,9 @@ def _stream(
     task: Task,
     kinds: list[str],
     path: tuple[float, ...],
-    progress: Progress,
+    check: Callable[[], None],
 ) -> tuple[list[dict[str, Any]], bool]:
-    found, along, constant = stream_fit(source, name, index, task, kinds, path, lambda: progress.advance(0))
+    found, along, constant = stream_fit(source, name, index, task, kinds, path, check)
     cells = []
     for label in range(task.n_labels):
         for kind, one in found.items():
@@ -198,7 +222,6 @@ def _stream(
                 return np.divide(spread, length, out=np.zeros_like(length), where=length > 0)
 
             cells.append(describe(source.width(name), scale, one, task, label))
-            progress.advance()
     return cells, constant
 
 

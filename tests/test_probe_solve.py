@@ -154,7 +154,7 @@ def test_hessian_products_are_the_derivative_of_the_gradient():
         (torch.rand(n, k, 1) > 0.5).double(), torch.tensor([0.1, 1.0, 3.0, 0.5], dtype=torch.float64), Link(softmax=False),
     )  # fmt: skip
     axes = torch.linalg.qr(torch.randn(d, d, dtype=torch.float64))[0]
-    metric = Metric.of(axes, torch.rand(2, d, dtype=torch.float64) - 0.5)
+    metric = Metric.of(axes, torch.rand(2, d, dtype=torch.float64) + 0.5)
     from dataclasses import replace
 
     problem = replace(

@@ -1,4 +1,4 @@
-"""`workbench probe`: a probe sweep where a data set comes first; its sub-commands are the other analyses, one file each."""
+"""`workbench probe`: a probe sweep where a data set comes first; its sub-commands are the other analyses."""
 
 from __future__ import annotations
 

@@ -14,9 +14,13 @@ from workbench.cli.patch_options import ask
 app = new_app()
 
 
-@app.command(epilog="Example: workbench probe apply truth.safetensors --text 'The capital of France is Paris.'")
+@app.command(
+    epilog="Example: workbench probe apply truth.safetensors --text 'The capital of France is Paris.'"
+)
 def apply(
-    probe: Annotated[Path, typer.Argument(metavar="PROBE", help="File that --save-probe or FittedProbe.save wrote.")],
+    probe: Annotated[
+        Path, typer.Argument(metavar="PROBE", help="File that --save-probe or FittedProbe.save wrote.")
+    ],
     text: Annotated[list[str] | None, typer.Option(help="A text to read; several times.")] = None,
     dataset: Annotated[str | None, typer.Option(help="A data set, or a file, instead of texts.")] = None,
     labels: LabelsOption = None,

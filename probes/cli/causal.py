@@ -18,7 +18,15 @@ from probes.cli.options import (
     conditions,
     words,
 )
-from workbench.cli.common import DeviceOption, DtypeOption, JsonOption, ModelOption, RunsOption, SeedOption, new_app
+from workbench.cli.common import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    RunsOption,
+    SeedOption,
+    new_app,
+)
 from workbench.cli.patch_options import ask
 
 app = new_app()
@@ -36,7 +44,9 @@ def causal(
     ] = None,
     direction: Annotated[
         str | None,
-        typer.Option(help="A direction or saved probe (file, or name in the library); nothing is fitted then."),
+        typer.Option(
+            help="A direction or saved probe (file, or name in the library); nothing is fitted then."
+        ),
     ] = None,
     kind: Annotated[str | None, typer.Option(help=f"Probe: of {LINEAR} [default: mass_mean].")] = None,
     site: SiteOption = "blocks.14.hook_resid_post",

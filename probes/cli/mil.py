@@ -15,7 +15,15 @@ from probes.cli.options import (
     conditions,
     words,
 )
-from workbench.cli.common import DeviceOption, DtypeOption, JsonOption, ModelOption, RunsOption, SeedOption, new_app
+from workbench.cli.common import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    RunsOption,
+    SeedOption,
+    new_app,
+)
 from workbench.cli.patch_options import ask
 
 app = new_app()
@@ -49,7 +57,9 @@ def mil(
         bool, typer.Option("--per-class", help="Keep to alpha in every class by itself.")
     ] = False,
     folds: FoldsOption = None,
-    n_control: Annotated[int | None, typer.Option(help="Times that labels are shuffled [default: 1].")] = None,
+    n_control: Annotated[
+        int | None, typer.Option(help="Times that labels are shuffled [default: 1].")
+    ] = None,
     model: ModelOption = "smollm2-135m",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",

@@ -17,13 +17,23 @@ from probes.cli.options import (
     conditions,
     words,
 )
-from workbench.cli.common import DeviceOption, DtypeOption, JsonOption, ModelOption, RunsOption, SeedOption, new_app
+from workbench.cli.common import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    RunsOption,
+    SeedOption,
+    new_app,
+)
 from workbench.cli.patch_options import ask
 
 app = new_app()
 
 
-@app.command(epilog="Example: workbench probe numbers addition --target a,b,result --limit 600 --model addition")
+@app.command(
+    epilog="Example: workbench probe numbers addition --target a,b,result --limit 600 --model addition"
+)
 def numbers(
     dataset: DatasetArgument,
     target: Annotated[str, typer.Option(help="Fields that hold the numbers, separated by commas.")],

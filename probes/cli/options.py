@@ -13,7 +13,9 @@ DatasetArgument = Annotated[
 ]
 LabelsOption = Annotated[
     str | None,
-    typer.Option(help="Labels to tell apart, separated by commas [default: the set's two, or true and false]."),
+    typer.Option(
+        help="Labels to tell apart, separated by commas [default: the set's two, or true and false]."
+    ),
 ]
 PositiveOption = Annotated[
     str | None, typer.Option(help="The positive label [default: the one that sorts last].")
@@ -88,7 +90,8 @@ def rules(given: list[str] | None) -> dict[str, str] | None:
         rule = rule if equals else name
         if not name or not rule or rule.startswith("="):
             raise DataError(
-                f"--label {one!r} cannot be read: give NAME=FIELD=VALUE (africa=continent=Africa), NAME=FIELD, or FIELD."
+                f"--label {one!r} cannot be read: give NAME=FIELD=VALUE (africa=continent=Africa), NAME=FIELD or "
+                "FIELD."
             )
         if name in found:
             raise DataError(f"--label {name!r} is given twice: each needs a name of its own.")

@@ -39,13 +39,19 @@ if TYPE_CHECKING:
 app = new_app()
 
 
-@app.command(epilog="Example: workbench probe capitals --label truth=label=true --label africa=continent=Africa")
+@app.command(
+    epilog="Example: workbench probe capitals --label truth=label=true --label africa=continent=Africa"
+)
 def sweep(
     dataset: Annotated[
         str | None,
-        typer.Argument(metavar="DATASET", help="A shipped set (capitals, sentiment), or a file; without --store."),
+        typer.Argument(
+            metavar="DATASET", help="A shipped set (capitals, sentiment), or a file; without --store."
+        ),
     ] = None,
-    store: Annotated[Path | None, typer.Option(help="A store on disk instead of a data set; needs --label.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="A store on disk instead of a data set; needs --label.")
+    ] = None,
     label: Annotated[
         list[str] | None,
         typer.Option(
@@ -79,9 +85,13 @@ def sweep(
         Path | None, typer.Option(help="File for the best probe, for `workbench probe apply`.")
     ] = None,
     save_direction: Annotated[Path | None, typer.Option(help="File for the best probe's direction.")] = None,
-    keep_layer: Annotated[int | None, typer.Option(help="Save the probe of this layer, not of the best.")] = None,
+    keep_layer: Annotated[
+        int | None, typer.Option(help="Save the probe of this layer, not of the best.")
+    ] = None,
     keep_kind: Annotated[str | None, typer.Option(help="Save the best probe of this kind.")] = None,
-    keep_label: Annotated[str | None, typer.Option(help="Save the best probe of this label (of several).")] = None,
+    keep_label: Annotated[
+        str | None, typer.Option(help="Save the best probe of this label (of several).")
+    ] = None,
     of: Annotated[
         str | None, typer.Option(help="The class whose score the direction raises, of more than two.")
     ] = None,

@@ -20,22 +20,37 @@ from probes.cli.options import (
     conditions,
     words,
 )
-from workbench.cli.common import DeviceOption, DtypeOption, JsonOption, ModelOption, RunsOption, SeedOption, new_app
+from workbench.cli.common import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    RunsOption,
+    SeedOption,
+    new_app,
+)
 from workbench.cli.patch_options import ask
 from workbench.errors import DataError
 
 app = new_app()
 
 
-@app.command(epilog="Example: workbench probe transfer capitals --by negated --site blocks.20.hook_resid_post")
+@app.command(
+    epilog="Example: workbench probe transfer capitals --by negated --site blocks.20.hook_resid_post"
+)
 def transfer(
     datasets: Annotated[
-        list[str], typer.Argument(metavar="DATASET...", help="A set that is cut into parts, or several, each a part.")
+        list[str],
+        typer.Argument(metavar="DATASET...", help="A set that is cut into parts, or several, each a part."),
     ],
-    by: Annotated[str | None, typer.Option(help="Field whose every value is a part: negated, template.")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Field whose every value is a part: negated, template.")
+    ] = None,
     part: Annotated[
         list[str] | None,
-        typer.Option("--set", help="A part by values of fields, NAME:FIELD=VALUE,FIELD=VALUE; several times."),
+        typer.Option(
+            "--set", help="A part by values of fields, NAME:FIELD=VALUE,FIELD=VALUE; several times."
+        ),
     ] = None,
     across_sites: Annotated[
         bool, typer.Option("--across-sites", help="Train at one site, test at another: --site is a glob.")
@@ -52,7 +67,9 @@ def transfer(
     limit: LimitOption = None,
     shared: Annotated[
         str | None,
-        typer.Option(help="Groups that stand in two parts: held_out of both at once, or refuse [default: held_out]."),
+        typer.Option(
+            help="Groups that stand in two parts: held_out of both at once, or refuse [default: held_out]."
+        ),
     ] = None,
     folds: FoldsOption = None,
     penalty: PenaltyOption = None,

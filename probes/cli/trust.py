@@ -21,7 +21,15 @@ from probes.cli.options import (
     conditions,
     words,
 )
-from workbench.cli.common import DeviceOption, DtypeOption, JsonOption, ModelOption, RunsOption, SeedOption, new_app
+from workbench.cli.common import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    RunsOption,
+    SeedOption,
+    new_app,
+)
 from workbench.cli.patch_options import ask
 
 app = new_app()

@@ -138,8 +138,8 @@ def _metric(
     x: Tensor, spectrum: Spectrum, fold: Tensor, n_folds: int, dtype: torch.dtype
 ) -> tuple[Metric, bool]:
     """The metric of the folds' own standard deviations, and whether all are near the identity."""
-    ratio = (_stds(x, spectrum, fold, n_folds) / spectrum.std).square() - 1
-    near = float(ratio.abs().max()) < NEAR
+    ratio = (_stds(x, spectrum, fold, n_folds) / spectrum.std).square()
+    near = float((ratio - 1).abs().max()) < NEAR
     return Metric.of(spectrum.axes.to(dtype), ratio.to(dtype)), near
 
 

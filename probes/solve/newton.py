@@ -29,7 +29,7 @@ MAX_STEPS = 25
 MAX_PRODUCTS = 40
 """Newton steps, and conjugate-gradient products in each, before a problem is handed to exact steps."""
 EXACT_STEPS = 100
-COEFFICIENT = 0.01
+COEFFICIENT = 0.03
 """A problem goes on below the tolerance while the preconditioned gradient, which estimates how far the coefficients
 are from the minimum, is more than this share of them."""
 FLOOR = 0.01

@@ -34,11 +34,11 @@ def fast_bfloat16(device: torch.device) -> bool:
 
 
 class Metric(NamedTuple):
-    """M = Vᵀ D² V for every fold, D² = 1 + ratio.
+    """M = Vᵀ D² V for every fold, taken in this order, so that no rounding makes it indefinite.
 
     Attributes:
         axes: [d, rank] V.
-        ratio: [fold + 1, d] D² - 1; the last row, for `fold` -1, is zero.
+        ratio: [fold + 1, d] D²; the last row, for `fold` -1, is one.
         diagonal: [fold + 1, rank] of M.
     """
 
@@ -48,12 +48,12 @@ class Metric(NamedTuple):
 
     @classmethod
     def of(cls, axes: Float[Tensor, "d rank"], ratio: Float[Tensor, "fold d"]) -> Metric:
-        """From the axes and D² - 1 of every fold."""
-        ratio = torch.cat([ratio, ratio.new_zeros(1, ratio.shape[1])])
-        return cls(axes, ratio, 1 + ratio @ axes.square())
+        """From the axes and D² of every fold."""
+        ratio = torch.cat([ratio, ratio.new_ones(1, ratio.shape[1])])
+        return cls(axes, ratio, ratio @ axes.square())
 
     def times(self, u: Float[Tensor, "rank problem cls"], fold: Tensor) -> Float[Tensor, "rank problem cls"]:
-        """(M - 1) u, with the M of each problem's fold."""
+        """M u, with the M of each problem's fold."""
         back = product(self.axes, u) * self.ratio[fold].T[:, :, None]
         return product(self.axes.T, back)
 
@@ -169,10 +169,12 @@ class Problems:
 
     def penalised(self, u: Tensor) -> Float[Tensor, "coefficient problem cls"]:
         """λ M u, with nothing for the intercept."""
-        found = u * self.penalty[None, :, None]
-        found[-1] = 0
-        if self.metric is not None and self.fold is not None:
-            found[:-1] += self.metric.times(u[:-1], self.fold) * self.penalty[None, :, None]
+        if self.metric is None or self.fold is None:
+            found = u * self.penalty[None, :, None]
+            found[-1] = 0
+            return found
+        found = torch.zeros_like(u)
+        found[:-1] = self.metric.times(u[:-1], self.fold) * self.penalty[None, :, None]
         return found
 
     def roughly_penalised(self, u: Tensor) -> Float[Tensor, "coefficient problem cls"]:

@@ -49,7 +49,8 @@ class Spectrum:
             x: [row, d] float32 or float64. Float64 gives leave-one-out errors to ten digits, float32 is twice as
                 fast and gives weights to four.
             standardise: divide by the standard deviation; the mean is taken off in either case.
-            every_axis: with at least as many rows as dimensions keep also the axes on which nothing varies.
+            every_axis: with at least as many rows as dimensions keep also the axes on which nothing varies. Then any
+                orthonormal axes will do that nearly diagonalise the Gram matrix, so they are found in float32.
 
         Example:
             >>> spectrum = Spectrum.of(torch.randn(100, 8, dtype=torch.float64))
@@ -61,10 +62,12 @@ class Spectrum:
             std = torch.ones_like(mean)
         z = (x - mean) / std
         n, d = z.shape
+        if n >= d and every_axis:
+            axes = torch.linalg.eigh((z.T @ z).float())[1].flip(1).to(z.dtype)
+            rows = z @ axes
+            return cls(mean, std, rows.square().sum(0), axes, rows)
         if n >= d:
             values, axes = torch.linalg.eigh(z.T @ z)
-            if every_axis:
-                return cls(mean, std, values.clamp_min(0).flip(0), axes.flip(1), z @ axes.flip(1))
             values, axes = _without_rounding(values, axes, max(n, d))
             return cls(mean, std, values, axes, z @ axes)
         values, left = torch.linalg.eigh(z @ z.T)

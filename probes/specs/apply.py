@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -39,7 +39,7 @@ class ApplySpec(PromptFields):
     force: bool = False
 
     @model_validator(mode="after")
-    def _texts_or_set(self) -> Self:
+    def _texts_or_set(self) -> ApplySpec:
         if bool(self.texts) == bool(self.dataset):
             raise ValueError("give texts, or a data set")
         return self
@@ -118,7 +118,9 @@ def applied(
     coords["class"] = names
     variables = {
         "probability": array(("prompt", "class"), probability, long_name="probability of the class"),
-        "score": array(("prompt", "class")[: score.ndim], score, long_name="score of the probe", units="log-odds"),
+        "score": array(
+            ("prompt", "class")[: score.ndim], score, long_name="score of the probe", units="log-odds"
+        ),
         "answer": array(("prompt",), answer, long_name="the most probable class"),
     }
     summary["answers"] = {str(name): int((answer == name).sum()) for name in names}
@@ -127,12 +129,20 @@ def applied(
         coords["label"] = ("prompt", known)
         if not set(known) <= set(names.tolist()):
             odd = sorted(set(known) - set(names.tolist()))[0]
-            raise DataError(f"Label {odd!r} is none of the probe's classes ({', '.join(names)}): choose labels it knows.")
+            raise DataError(
+                f"Label {odd!r} is none of the probe's classes ({', '.join(names)}): choose labels it knows."
+            )
         counts = np.unique(known, return_counts=True)[1]
         low, high = _wilson(float((answer == known).mean()), len(known))
-        summary |= {"accuracy": round(float((answer == known).mean()), 4), "accuracy_low": low, "accuracy_high": high}
+        summary |= {
+            "accuracy": round(float((answer == known).mean()), 4),
+            "accuracy_low": low,
+            "accuracy_high": high,
+        }
         summary["majority_accuracy"] = round(float(counts.max() / counts.sum()), 4)
-        attrs |= {key: summary[key] for key in ("accuracy", "accuracy_low", "accuracy_high", "majority_accuracy")}
+        attrs |= {
+            key: summary[key] for key in ("accuracy", "accuracy_low", "accuracy_high", "majority_accuracy")
+        }
     return Result("probe_apply", xr.Dataset(variables, coords, attrs), acts.provenance, summary)
 
 

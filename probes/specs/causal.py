@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -55,11 +55,13 @@ class CausalSpec(PromptFields):
     force: bool = False
 
     @model_validator(mode="after")
-    def _something_to_check(self) -> Self:
+    def _something_to_check(self) -> CausalSpec:
         if bool(self.dataset) == bool(self.prompts):
             raise ValueError("give a data set, or prompts (not both)")
         if self.prompts and self.direction is None:
-            raise ValueError("prompts alone give no direction: name one (direction), or give a data set to fit it on")
+            raise ValueError(
+                "prompts alone give no direction: name one (direction), or give a data set to fit it on"
+            )
         if self.template.count("{text}") != 1:
             raise ValueError("the template says once where the statement goes: '{text} This statement is'")
         return self
@@ -91,7 +93,9 @@ class CausalSpec(PromptFields):
             from random import Random
 
             texts = Random(self.seed).sample(texts, self.n_prompts)
-        note["checked_on"] = f"{len(texts)} of {n} prompts" + ("" if self.direction else " that it was not trained on")
+        note["checked_on"] = f"{len(texts)} of {n} prompts" + (
+            "" if self.direction else " that it was not trained on"
+        )
         shown = texts if self.prompts else [self.template.replace("{text}", text) for text in texts]
         result = causal_check(
             model,
@@ -116,7 +120,9 @@ class CausalSpec(PromptFields):
         by = self.group_by or ("group" if "group" in used.field_names else "id")
         return used.split(self.train_share, seed=self.seed, by=by)
 
-    def _fit(self, model: LanguageModel, train: PromptSet, progress: Progress) -> tuple[Direction, dict[str, Any]]:
+    def _fit(
+        self, model: LanguageModel, train: PromptSet, progress: Progress
+    ) -> tuple[Direction, dict[str, Any]]:
         from probes.sweep import sweep
         from workbench.activations import collect
 

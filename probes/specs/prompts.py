@@ -96,7 +96,9 @@ class PromptFields(Spec):
         some += [f"{self.limit} prompts"] if self.limit is not None else []
         return self.dataset + (f" ({', '.join(some)})" if some else "")
 
-    def chosen(self, dataset: str | None = None, *, labelled: bool = True) -> tuple[PromptSet, dict[str, Any]]:
+    def chosen(
+        self, dataset: str | None = None, *, labelled: bool = True
+    ) -> tuple[PromptSet, dict[str, Any]]:
         """The prompts, and what the result says of them ("n of N").
 
         Args:

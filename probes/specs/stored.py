@@ -42,7 +42,9 @@ def stored_labels(store: Store, rules: dict[str, Rule]) -> dict[str, list[Any]]:
     Raises:
         DataError: no such label (the nearest are named), or prompts without it.
     """
-    return {name: rule.of(store.index.labels(rule.field).tolist(), "the store") for name, rule in rules.items()}
+    return {
+        name: rule.of(store.index.labels(rule.field).tolist(), "the store") for name, rule in rules.items()
+    }
 
 
 def stored_groups(store: Store, group_by: str | None) -> np.ndarray | None:

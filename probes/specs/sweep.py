@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -61,13 +61,15 @@ class ProbeSpec(PromptFields):
         return given
 
     @model_validator(mode="after")
-    def _data_set_or_store(self) -> Self:
+    def _data_set_or_store(self) -> ProbeSpec:
         if bool(self.dataset) == bool(self.store):
             raise ValueError("give a data set or a store (not both): dataset='capitals', or store='acts/'")
         if not self.store:
             return self
         if not self.label_sets:
-            raise ValueError("name the labels of the store's prompts that are read: label_sets={'truth': 'truth'}")
+            raise ValueError(
+                "name the labels of the store's prompts that are read: label_sets={'truth': 'truth'}"
+            )
         extra = [name for name in ("labels", "filter", "limit") if getattr(self, name)]
         if extra or self.position != -1:
             raise ValueError(
@@ -86,7 +88,9 @@ class ProbeSpec(PromptFields):
     def run(self, model: LanguageModel, progress: Progress) -> Result:
         from probes.sweep import sweep
 
-        acts, labels, groups, note, source = self._stored() if self.store else self._collected(model, progress)
+        acts, labels, groups, note, source = (
+            self._stored() if self.store else self._collected(model, progress)
+        )
         result = sweep(
             acts,
             labels,
@@ -115,7 +119,13 @@ class ProbeSpec(PromptFields):
         labels: Any = prompts.labels if not self.label_sets else self._from_fields(prompts)
         self._check_classes(labels)
         acts = collect(model, prompts.texts, sites=self.sites, positions=self.position, progress=progress)
-        return acts, labels, self.grouping(prompts), note | self._reading() | {"position": self.position}, about(prompts)
+        return (
+            acts,
+            labels,
+            self.grouping(prompts),
+            note | self._reading() | {"position": self.position},
+            about(prompts),
+        )
 
     def _stored(self) -> tuple[Any, Any, Any, dict, dict]:
         from workbench.store import open_store
@@ -123,18 +133,23 @@ class ProbeSpec(PromptFields):
         store = open_store(str(self.store))
         labels = stored_labels(store, self.label_sets)
         self._check_classes(labels)
-        note = self._reading() | {"prompts": f"{len(store)} rows of {len(store.prompts)} prompts in {self.store}"}
+        note = self._reading() | {
+            "prompts": f"{len(store)} rows of {len(store.prompts)} prompts in {self.store}"
+        }
         note |= {"group_by": self.group_by} if self.group_by else {}
         return store, labels, stored_groups(store, self.group_by), note, {"store": str(self.store)}
 
     def _from_fields(self, prompts: Any) -> dict[str, list[Any]]:
         return {
-            name: rule.of(prompts.column(rule.field), repr(prompts.name)) for name, rule in self.label_sets.items()
+            name: rule.of(prompts.column(rule.field), repr(prompts.name))
+            for name, rule in self.label_sets.items()
         }
 
     def _reading(self) -> dict[str, Any]:
         """What the labels are, for the attributes; none where it is the field `label`."""
-        return {"reads": {name: str(rule) for name, rule in self.label_sets.items()}} if self.label_sets else {}
+        return (
+            {"reads": {name: str(rule) for name, rule in self.label_sets.items()}} if self.label_sets else {}
+        )
 
     def _check_classes(self, labels: Any) -> None:
         """Found before anything is collected: a kind that does not know so many classes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -44,7 +44,7 @@ class TransferSpec(PromptFields):
     n_bootstrap: int = Field(default=1000, ge=1)
 
     @model_validator(mode="after")
-    def _one_way(self) -> Self:
+    def _one_way(self) -> TransferSpec:
         ways = [bool(self.by), bool(self.sets), bool(self.other_datasets), self.across_sites]
         if sum(ways) != 1:
             raise ValueError(
@@ -96,7 +96,9 @@ class TransferSpec(PromptFields):
         )
         result.provenance.settings["dataset"] = {name: about(one) for name, (one, _) in found.items()}
         result.provenance.model.update({"name": model.name, "fingerprint": model.fingerprint})
-        result.data.attrs.update(note | {"site": result.data.attrs.get("site") or self.site, "position": self.position})
+        result.data.attrs.update(
+            note | {"site": result.data.attrs.get("site") or self.site, "position": self.position}
+        )
         result.summary.update(note | {"site": self.site})
         return result
 
