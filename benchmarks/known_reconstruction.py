@@ -1,9 +1,10 @@
 """z_steer on smollm2-135m: does one vector make the frozen model write a sentence it was not tuned on?
 
-Layer and learning rate are chosen on 5 sentences. The others, a third each from three shipped sets and of 5 to 15 tokens,
-are then reconstructed with that one setting; greedy generation must write them. Beside it: no z, a random z of the same
-norm, the z of another sentence; how alike restarts are; longer sentences; and what a prefix of the beginning-of-sequence
-token alone gives (position 0 is an attention sink, see `workbench.steering.extract.z_steer`). All in float32.
+Layer and learning rate are chosen on 5 sentences. The others, a third each from three shipped sets and of 5 to 15
+tokens, are then reconstructed with that one setting; greedy generation must write them. Beside it: no z, a random z of
+the same norm, the z of another sentence; how alike restarts are; longer sentences; and what a prefix of the
+beginning-of-sequence token alone gives (position 0 is an attention sink, see `workbench.steering.extract.z_steer`). All
+in float32.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import Any
 from benchmarks.common import Goal, Report, machine, main
 
 PREFIX = "<|im_start|>assistant\n"
-LAYERS = (4, 8, 12, 16, 20)
-RATES = (0.25, 0.5, 1.0)
+LAYERS = (8, 12, 16, 20, 24)
+RATES = (0.5, 1.0)
 N_TUNING = 5
-TUNING_STEPS = 40
+TUNING_STEPS = 30
 
 
 def run(sentences: int = 60, long: int = 20, restarts: int = 2, seed: int = 0, threads: int = 2) -> Report:
@@ -50,45 +51,51 @@ def run(sentences: int = 60, long: int = 20, restarts: int = 2, seed: int = 0, t
     tried = []
     for layer in LAYERS:
         for rate in RATES:
-            found = z_steer(
-                model, tuning, layer, prefix=PREFIX, learning_rate=rate, steps=TUNING_STEPS, schedule="constant", seed=seed
-            )
+            how: dict[str, Any] = {"steps": TUNING_STEPS, "schedule": "constant", "seed": seed}
+            found = z_steer(model, tuning, layer, prefix=PREFIX, learning_rate=rate, **how)
             data = found.result.data
-            cost = int((data["steps"].values * (model.n_layers - layer)).sum())
-            tried.append((-int(data["exact"].values.sum()), cost, layer, rate))
-    missed, cost, layer, rate = min(tried)
+            tried.append((-int(data["exact"].values.sum()), int(data["steps"].values.sum()), layer, rate))
+    missed, steps, layer, rate = min(tried)  # all of them, then the fewest steps, then the lowest layer
     tuned = time.perf_counter()
+    chosen = {"layer": layer, "learning rate": rate, "exact": -missed, "of": N_TUNING, "steps": steps}
     report.rows.append(
-        {"what": "chosen on 5 sentences", "layer": layer, "learning rate": rate, "exact": -missed, "of": N_TUNING, "block passes": cost,
-         "settings tried": len(tried), "seconds": round(tuned - started, 1)}
-    )  # fmt: skip
+        {"what": f"best of {len(tried)} settings", **chosen, "seconds": round(tuned - started, 1)}
+    )
 
-    found = z_steer(model, held_out, layer, prefix=PREFIX, learning_rate=rate, restarts=restarts, init=1.0, seed=seed)
-    finished = time.perf_counter()
-    summary, data = found.result.summary, found.result.data
-    first = data.isel(restart=0)
+    def reconstruct(what: str, texts: list[str], prefix: str | None = PREFIX, **more: Any) -> Any:
+        began = time.perf_counter()
+        made = z_steer(model, texts, layer, prefix=prefix, learning_rate=rate, seed=seed, **more).result
+        report.rows.append(_row(what, made.summary, made.data, time.perf_counter() - began))
+        return made
+
+    held = reconstruct(f"held-out sentences, best of {restarts}", held_out, restarts=restarts, init=1.0)
+    summary, first = held.summary, held.data.isel(restart=0)
+    controls = [name.removeprefix("corpus_bleu_") for name in summary if name.startswith("corpus_bleu_")]
     report.rows += [
-        _row("held-out sentences", summary, data, finished - tuned),
-        {"what": "first restart alone", "exact": int(first["exact"].sum()), "of": len(held_out), "BLEU >= 95": int((first["bleu"] >= 95).sum())},
-        {"what": "controls", **{name.replace("corpus_", "").replace("_", " "): summary[name] for name in summary if name.startswith("corpus_bleu_")}},
-        {"what": "cosine between restarts", "mean": summary.get("restart_cosine"), "of random vectors": summary.get("random_cosine")},
-    ]  # fmt: skip
-    for source, texts in {"long": longer}.items():
-        started = time.perf_counter()
-        one = z_steer(model, texts, layer, prefix=PREFIX, learning_rate=rate, seed=seed)
-        report.rows.append(_row(f"{source} sentences (16 to 40 tokens)", one.result.summary, one.result.data, time.perf_counter() - started))
-    started = time.perf_counter()
-    sink = z_steer(model, held_out[:10], layer, learning_rate=rate, steps=60, seed=seed)
-    report.rows.append(_row("prefix of one token, 60 steps", sink.result.summary, sink.result.data, time.perf_counter() - started))
-
-    controls = [summary[name] for name in summary if name.startswith("corpus_bleu_")]
+        {
+            "what": "first restart alone",
+            "n": len(held_out),
+            "exact": round(float(first["exact"].mean()), 4),
+            "BLEU >= 95": round(float((first["bleu"] >= 95).mean()), 4),
+        },
+        {"what": "BLEU of the corpus", **{name: summary[f"corpus_bleu_{name}"] for name in controls}},
+        {"what": "mean BLEU of sentences, smoothed", **{name: summary[f"bleu_{name}"] for name in controls}},
+    ]
+    if "restart_cosine" in summary:
+        cosines = {"mean": summary["restart_cosine"], "of random vectors": summary["random_cosine"]}
+        report.rows.append({"what": "cosine between restarts", **cosines})
+    if longer:
+        reconstruct("sentences of 16 to 40 tokens", longer)
+    reconstruct("prefix of one token, 60 steps", held_out[:10], prefix=None, steps=60)
+    report.settings["seconds"] = round(time.perf_counter() - started, 1)
     report.goals = [
         Goal.at_least("sentences_not_tuned_on", len(held_out), 20),
         Goal.at_least("share_with_bleu_95", round(summary["bleu_at_least_95"]["share"], 4), 0.95),
         Goal.at_least("share_exact", round(summary["exact"]["share"], 4), 0.95),
         Goal.at_least("corpus_bleu", summary["corpus_bleu"], 95),
-        Goal.at_most("highest_control_bleu", max(controls), 10),
+        Goal.at_most("highest_control_bleu", max(summary[f"bleu_{name}"] for name in controls), 20),
         Goal.at_most("argmax_right_but_not_written", summary["solved_but_not_written"], 0),
+        Goal.at_most("seconds", report.settings["seconds"], 360),
     ]
     torch.set_num_threads(before)
     return report

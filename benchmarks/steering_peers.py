@@ -69,11 +69,11 @@ def nnsight(model: wb.LanguageModel, layer: int) -> Peer | None:
             with traced.generate(
                 ids, max_new_tokens=new, min_new_tokens=new, do_sample=False, use_cache=cache
             ) as tracer:
-                out = traced.generator.output.save()
                 for _ in tracer.iter[:new]:
                     steered = traced.model.layers[layer].output.clone()
                     steered[:, first:] += added
                     traced.model.layers[layer].output = steered
+                out = traced.generator.output.save()
         return out[0, ids.shape[1] :].tolist()
 
     return go

@@ -18,12 +18,12 @@ import dash_mantine_components as dmc
 from dash import Dash, Input, Output, html
 
 from dashboards import ids, jobs_view, server, shell
-from dashboards.components import forms, graphs, job_panel, notify
-from dashboards.pages import lens, patch, probes, run, runs, start
+from dashboards.components import forms, graphs, job_panel, notify, tray
+from dashboards.pages import lens, patch, probes, run, runs, start, steer
 from dashboards.state import AppState
 from workbench.jobs import JobWorker
 
-PAGES = {page.PATH: page for page in (start, lens, patch, probes, runs)}
+PAGES = {page.PATH: page for page in (start, lens, patch, probes, steer, runs)}
 
 
 def create_app(
@@ -56,8 +56,9 @@ def create_app(
     app.validation_layout = html.Div([shell.layout(), *(page.layout(state) for page in PAGES.values())])
     shell.register(app)
     jobs_view.register(app, state)
+    tray.register(app, state)
     graphs.register(app)
-    job_panel.register(app, state, {page.PAGE: page.KIND for page in (lens, patch, probes)})
+    job_panel.register(app, state, {page.PAGE: page.KIND for page in (lens, patch, probes, steer)})
     for page in PAGES.values():
         page.register(app, state)
     _register_routing(app, state)

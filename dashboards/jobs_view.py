@@ -23,7 +23,7 @@ from workbench.jobs import Job
 
 SHOWN = 50
 COLORS = {"queued": "gray", "running": "blue", "finished": "teal", "failed": "red", "cancelled": "gray"}
-PAGES = {"lens": "/lens", "patch": "/patch", "probe": "/probes"}
+PAGES = {"lens": "/lens", "patch": "/patch", "probe": "/probes", "steer_direction": "/steer"}
 """Page that shows the runs of a kind; other kinds have their report."""
 
 

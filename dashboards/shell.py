@@ -1,4 +1,4 @@
-"""The frame around every page: navigation, light and dark, jobs, notifications and the address bar."""
+"""The frame around every page: navigation, light and dark, directions, jobs, notifications and the address bar."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import dash_mantine_components as dmc
 from dash import ALL, ClientsideFunction, Input, Output, State, dcc, html
 
 from dashboards import ids, jobs_view
+from dashboards.components import tray
 from dashboards.components.aria import aria
 from dashboards.components.icons import icon
 
@@ -19,6 +20,7 @@ PAGES = [
     ("/lens", "Prompt & Lens", "lens"),
     ("/patch", "Patch", "patch"),
     ("/probes", "Probes", "probes"),
+    ("/steer", "Steer", "steer"),
     ("/runs", "Runs", "runs"),
 ]
 THEME: Any = {
@@ -74,6 +76,7 @@ def layout() -> dmc.MantineProvider:
                 transitionDuration=0,
             ),
             jobs_view.layout(),
+            tray.layout(),
         ],
         theme=THEME,
         defaultColorScheme="auto",
@@ -97,6 +100,7 @@ def _header() -> dmc.Group:
             ),
             dmc.Anchor("Latent Workbench", href="/", fw=600, c="inherit", underline="never", className="tap"),
             html.Div(className="spacer"),
+            tray.button(),
             dmc.Indicator(
                 dmc.Button(
                     "Jobs", id=ids.JOBS_BUTTON, leftSection=icon("jobs"), variant="default", size="xs"

@@ -309,13 +309,24 @@ def test_runs_are_found_by_text_in_title_model_or_id(state):
 
 # --- Forms and specs -------------------------------------------------------------------------------------------
 
-SENTIMENT = ["sentiment", ["negative", "positive"], 60, "blocks.3.hook_z", -2, ["mass_mean"], 3, False]
-CAPITALS = ["capitals", ["neither", "true"], 200, "blocks.*.hook_resid_post", -1, ["logistic"], 5, True]
+STREAM = "blocks.*.hook_resid_post"
+SENTIMENT = [
+    "sentiment", ["negative", "positive"], [], ["domain=film", "domain=hotel"], None, 60, ["mass_mean"], "0.1", 3,
+    "blocks.3.hook_z", -2, False,
+]  # fmt: skip
+CAPITALS = ["capitals", ["neither", "true"], [], [], None, 200, ["logistic"], "0.01, 1", 5, STREAM, -1, True]
+SEVERAL = [
+    "capitals", ["false", "true"], ["negated", "continent=Africa"], ["made_up=False"], "country", 90,
+    ["logistic", "mlp"], "1", 4, STREAM, -1, True,
+]  # fmt: skip
+OTHERS = ["capitals", [], ["template"], [], "country", 90, ["lda"], "1", 4, STREAM, -1, True]
 FORMS = [
     (lens, [PROMPT, " Mary", "smollm2-135m", "bfloat16"]),
     (lens, ["x", "", "m", "auto"]),
     (probes, [*SENTIMENT, "m", "auto"]),
     (probes, [*CAPITALS, "m", "float16"]),
+    (probes, [*SEVERAL, "m", "auto"]),
+    (probes, [*OTHERS, "m", "auto"]),
 ]
 
 
@@ -363,18 +374,32 @@ def test_bad_input_is_an_error_before_anything_runs():
         values = [None if name == missing else text for name, text in pair.items()]
         with pytest.raises(error, match=missing):
             patch.fields("pair", *values, None, 8, "z", "noising", True, "m", "auto")
-    with pytest.raises(DataError, match="two"):
-        probes.fields("sentiment", ["positive"], 10, "x", -1, ["logistic"], 5, True, "m", "auto")
+    for place, wrong, message in (
+        (1, ["positive"], "two labels or more"),
+        (1, [], "two labels or more"),
+        (6, [], "No kind of probe"),
+        (7, "a lot", "C is 'a lot'"),
+    ):
+        with pytest.raises(DataError, match=message):
+            probes.fields(*[wrong if i == place else v for i, v in enumerate([*SENTIMENT, "m", "auto"])])
+    with pytest.raises(DataError, match="3 labels make one probe of 3 classes"):
+        probes.fields("capitals", labels_of_capitals(), *SEVERAL[2:], "m", "auto")
     with pytest.raises(RunError, match="limit"):
         parse_spec(patch.fields("dataset", *[None] * 4, "x", "", "z", "noising", True, "m", "auto"))
 
 
-def test_the_probes_page_offers_the_kinds_and_sets_there_are():
-    from probes.estimators import KINDS
+def labels_of_capitals() -> list[str]:
+    return probes.labels_of("capitals")
 
-    assert set(probes.KINDS) == set(KINDS)
+
+def test_the_probes_page_offers_the_kinds_and_sets_there_are():
+    from typing import get_args
+
+    from probes.spec import Kind
+
+    assert set(probes.KINDS) == set(get_args(Kind))
     assert {"capitals", "sentiment"} <= set(probes.statement_sets())
-    assert probes.labels_of("capitals") == ["false", "true", "neither"]
+    assert labels_of_capitals() == ["false", "true", "neither"]
 
 
 def test_the_patch_page_offers_the_sites_that_can_be_patched():

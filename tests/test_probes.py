@@ -459,7 +459,10 @@ LABELS = np.arange(20) % 2
     ("arguments", "message"),
     [
         ({"labels": np.ones(20)}, r"Two classes expected, found 1 in 20 labels: 1\.0"),
-        ({"labels": np.arange(20) % 3}, r"Two classes expected by kind 'mass_mean', found 3.*0, 1, 2.*'logistic'"),
+        (
+            {"labels": np.arange(20) % 3},
+            r"Two classes expected by kind 'mass_mean', found 3.*0, 1, 2.*'logistic'",
+        ),
         ({"labels": LABELS[:19]}, "19 labels for 20 prompts"),
         ({"labels": [None, *LABELS[1:]]}, "1 of 20 labels are None or NaN, the first at 0"),
         ({"labels": [[0], [1]] * 10}, "flat list"),
@@ -467,7 +470,10 @@ LABELS = np.arange(20) % 2
         ({"labels": np.arange(20) < 3}, "positive class has 3 rows, fewer than the 5 folds"),
         ({"groups": np.arange(20) % 3}, "class has 3 groups, fewer than the 5 folds"),
         ({"groups": ["a"] * 7}, "7 groups for 20 labels"),
-        ({"kinds": "logistics"}, r"'logistics'; the kinds are logistic, ridge, mass_mean.*Did you mean 'logistic'"),
+        (
+            {"kinds": "logistics"},
+            r"'logistics'; the kinds are logistic, ridge, mass_mean.*Did you mean 'logistic'",
+        ),
         ({"kinds": []}, "No kind of probe"),
         ({"folds": 1}, "at least 2 folds, not 1"),
         ({"penalty": 0.0}, "penalty is a number above 0"),
@@ -509,9 +515,11 @@ def test_uneven_positions_ask_for_labels_per_row():
 def test_the_kinds_a_spec_takes_are_those_there_are():
     from typing import get_args
 
+    from probes.columns import FURTHER, make_columns
     from probes.spec import Kind
 
-    assert set(get_args(Kind)) == set(KINDS)
+    assert set(get_args(Kind)) == {*KINDS, "ridge", *FURTHER}
+    assert list(make_columns(get_args(Kind), [1.0])) == list(get_args(Kind))
 
 
 def test_a_spec_leaves_other_labels_out_says_so_and_runs_on_a_model(tmp_path):

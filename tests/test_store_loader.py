@@ -196,7 +196,7 @@ def test_the_background_thread_ends_with_the_loader(store, how):
     before = len(background())
     loader = ShuffledLoader(store, SITE, 50, buffer_bytes=128 * ROW)
     next(loader)
-    assert len(background()) == before + 1
+    assert len(background()) > before
     if how == "close":
         loader.close()
         with pytest.raises(DataError, match="closed"):

@@ -41,6 +41,7 @@ _ROOMS = (
     "lens",
     "patching",
     "steering",
+    "directions",
     "datasets",
     "organisms",
     "runs",
@@ -68,6 +69,7 @@ __all__ = [
     "collect_to",
     "collect_with_ray",
     "datasets",
+    "directions",
     "errors",
     "hooks",
     "jobs",
@@ -88,6 +90,7 @@ __all__ = [
 if TYPE_CHECKING:
     from workbench import (
         datasets,
+        directions,
         errors,
         hooks,
         jobs,

@@ -36,7 +36,7 @@
   });
 
   // What the server is told: the page, its query and the colour scheme; and the name of the browser's tab.
-  var names = { "/": "Start", "/lens": "Prompt & Lens", "/patch": "Patch", "/probes": "Probes", "/runs": "Runs" };
+  var names = { "/": "Start", "/lens": "Prompt & Lens", "/patch": "Patch", "/probes": "Probes", "/steer": "Steer", "/runs": "Runs" };
   window.dash_clientside = window.dash_clientside || {};
   window.dash_clientside.workbench = {
     route: function (pathname) {

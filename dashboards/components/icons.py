@@ -8,5 +8,5 @@ from dashboards.components.aria import aria
 
 
 def icon(name: str) -> html.Span:
-    """A shape by name (`start`, `lens`, `patch`, `probes`, `runs`, `jobs`, `sun`, `moon`), not read aloud."""
+    """A shape by name (`start`, `lens`, `patch`, `probes`, `steer`, `tray`, `runs`, `jobs`, …), not read aloud."""
     return html.Span(className=f"icon icon-{name}", **aria(hidden="true"))

@@ -8,7 +8,7 @@
 | -------------------- | -------------------------------------------------------------------------- |
 | `logit_lens`         | `lens`, `layers`                                                           |
 | `patching_sweep`     | `effect`, `control`, and `positions` of heads at positions                 |
-| `probe_sweep`        | `auc`, `accuracy`, and `positions` if several                              |
+| `probe_sweep`        | `auc`, `accuracy`; of several labels `labels`, of several C `penalty`, …   |
 | `dose_response`      | `score`, `kl`                                                              |
 | `attribution`        | as of a sweep, `top` of heads, `recheck`; of several kinds `effect_z`, …   |
 | `edge_attribution`   | `effect`, `control`, `top`                                                 |
@@ -25,6 +25,11 @@
 | `neuron_importance`  | `layers`, `top`, and `heads` where a head was silenced                     |
 | `neuron_ablation`    | `ablation`                                                                 |
 | `input_attribution`  | see `tokens`                                                               |
+| `probe_numbers`      | `r2`, and `mae` of one quantity                                            |
+| `probe_erasure`      | `accuracy`                                                                 |
+| `probe_sparse`       | `auc`                                                                      |
+| `probe_apply`        | `answers`, or `values`                                                     |
+| other probes         | see `alt.OF_PROBES` for the module of each kind                            |
 
 Figures are made in the light scheme; `theme.use_scheme(figure, "dark")` swaps the template and nothing else.
 Category labels of a grid begin with the position, head or layer: `int(str(x).split()[0])` is the clicked one.
@@ -37,8 +42,8 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from dashboards.figures import lens, patch, probe, steer
-from dashboards.figures.alt import OF_PATCHING, control_statement, describe
+from dashboards.figures import lens, patch, steer
+from dashboards.figures.alt import OF_PATCHING, OF_PROBES, control_statement, describe, module_of
 from workbench.errors import RunError, did_you_mean
 
 if TYPE_CHECKING:
@@ -47,19 +52,20 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "control_statement", "describe", "figure", "figures", "provide"]
 
 
-def _of_tokens(result: Result) -> dict[str, go.Figure]:
-    from dashboards.figures import tokens
-
-    return tokens.figures(result)
+def _later(result: Result) -> dict[str, go.Figure]:
+    """By a module that is imported when it is needed."""
+    module = module_of(result.kind)
+    assert module is not None
+    return module.figures(result)
 
 
 _MAKERS: dict[str, Callable[[Result], dict[str, go.Figure]]] = {
     "logit_lens": lens.figures,
     "patching_sweep": patch.figures,
-    "probe_sweep": probe.figures,
+    "probe_sweep": _later,
     "dose_response": steer.figures,
     **{kind: module.figures for kind, module in OF_PATCHING.items()},
-    "input_attribution": _of_tokens,
+    **dict.fromkeys(OF_PROBES, _later),
 }
 KINDS = tuple(_MAKERS)
 

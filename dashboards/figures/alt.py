@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,6 @@ from dashboards.figures import (
     patch,
     patchscope,
     path,
-    probe,
     steer,
     subspace,
 )
@@ -53,12 +53,35 @@ OF_PATCHING: dict[str, ModuleType] = {
 """Kind of result -> the module with its `figures`, their words (`describe`), and its `control_statement`."""
 
 
+OF_PROBES: dict[str, str] = {
+    "probe_sweep": "probe",
+    "probe_numbers": "probe_numbers",
+    "probe_sparse": "probe_sparse",
+    "probe_erasure": "probe_erasure",
+    "probe_apply": "probe_applied",
+    "probe_mil": "probe_mil",
+    "probe_periodic": "probe_periodic",
+    "probe_periodic_patch": "probe_periodic",
+    "probe_causal": "probe_causal",
+    "probe_board": "probe_board",
+    "latent_saliency": "probe_board",
+    "probe_transfer": "probe_transfer",
+    "probe_undefined": "probe_transfer",
+    "probe_trust": "probe_controls",
+    "probe_permutation": "probe_controls",
+    "probe_text_baselines": "probe_controls",
+    "direction_cosines": "directions",
+    "direction_tokens": "directions",
+    "direction_angles": "directions",
+    "input_attribution": "tokens",
+}
+"""The same for probes, directions and tokens: names of modules of this package, imported when they are needed."""
+
+
 def module_of(kind: str) -> ModuleType | None:
     """The module that draws a kind and says it in words; None for those said here, and for unknown ones."""
-    if kind == "input_attribution":
-        from dashboards.figures import tokens  # when it is needed, and not before
-
-        return tokens
+    if kind in OF_PROBES:
+        return import_module(f"dashboards.figures.{OF_PROBES[kind]}")
     return OF_PATCHING.get(kind)
 
 
@@ -66,7 +89,7 @@ def describe(result: Result) -> dict[str, str]:
     """Text summary of each figure, under the names of `figures(result)`; empty for an unknown kind."""
     if (module := module_of(result.kind)) is not None:
         return module.describe(result)
-    makers = {"logit_lens": _lens, "probe_sweep": _probe, "dose_response": _steer}
+    makers = {"logit_lens": _lens, "dose_response": _steer}
     return makers[result.kind](result) if result.kind in makers else {}
 
 
@@ -79,10 +102,6 @@ def control_statement(result: Result) -> str:
         rank, control = (number(float(data[n].values[-1, -1])) for n in ("target_rank", "control_rank"))
         target = repr(str(data.attrs["target"]))
         return f"After the last layer {target} has rank {rank}; {control_name(result)}: {control}."
-    if result.kind == "probe_sweep":
-        at = probe.at_best_position(data)
-        parts = [_probe_against_control(at, name) for name in probe.probe_names(result)]
-        return f"Control: {data.attrs.get('control', 'not run')}. " + " ".join(parts)
     if result.kind == "dose_response":
         if len(steer.directions(result)) < 2:
             return "No control direction was run: part of this effect may be that of any push of this size."
@@ -120,51 +139,6 @@ def _lens(result: Result) -> dict[str, str]:
 
 
 _LENS_LINES = ("entropy", "kl_to_final", "target_rank", "control_rank")
-
-
-def _probe_against_control(data, name: str) -> str:
-    """Best AUC of one probe with interval and control, at one position."""
-    at, first = data.sel(probe=name), probe.along(data)
-    best = int(np.nanargmax(at["auc"].values))
-    low, high = (number(float(at[n].values[best])) for n in ("auc_low", "auc_high"))
-    text = (
-        f"{probe.pretty(name)}: best AUC {number(float(at['auc'].values[best]))} (95 % interval {low} to "
-        f"{high}) at {first} {data[first].values[best]}"
-    )
-    if "control_auc" in at:
-        text += f", control there {number(float(at['control_auc'].values[best]))}"
-    if "control_auc_high" in at:
-        text += f" (highest {number(float(at['control_auc_high'].values[best]))})"
-    return text + "."
-
-
-def _probe(result: Result) -> dict[str, str]:
-    data = probe.at_best_position(result.data)
-    first, names = probe.along(data), probe.probe_names(result)
-    span = f"{data.sizes[first]} {first}s, {data[first].values[0]} to {data[first].values[-1]}"
-    several = result.data.sizes.get("position", 1) > 1
-    where = f" at position {int(data['position'])}, that of the best AUC" if several else ""
-    parts = " ".join(_probe_against_control(data, name) for name in names)
-    majority = data.attrs.get("majority_accuracy")
-    best = []
-    for name in names:
-        accuracy = data["accuracy"].sel(probe=name).values
-        at = int(np.nanargmax(accuracy))
-        best.append(f"{probe.pretty(name)} {number(float(accuracy[at]))} at {first} {data[first].values[at]}")
-    against = f" The majority class gives {number(float(majority))}." if majority is not None else ""
-    n = data.attrs.get("n", "an unknown number of")
-    described = {
-        "auc": f"Lines of the AUC over {span}{where}; {n} examples; chance is 0.5. {parts}",
-        "accuracy": f"Lines of the accuracy over {span}{where}. Best: {', '.join(best)}.{against}",
-    }
-    if several:
-        auc = result.data["auc"].values
-        described["positions"] = (
-            f"Heatmaps of the AUC of {', '.join(map(probe.pretty, names))} over {data.sizes[first]} {first}s "
-            f"and {result.data.sizes['position']} positions, from {number(float(np.nanmin(auc)))} to "
-            f"{number(float(np.nanmax(auc)))}."
-        )
-    return described
 
 
 def _range_of_scores(result: Result) -> str:

@@ -1,9 +1,14 @@
 """Figures of a steering dose–response.
 
-`score`  mean score by strength with its band: steered solid, random direction of the same norm dashed; the
-         score without steering as a dotted level.
-`kl`     KL(unsteered || steered) of the next-token distribution by strength: what steering costs. A figure of
-         its own and not a second axis.
+`score`    mean score by strength with its band: steered solid, random directions of the same norm dashed, their band
+           from the lowest to the highest of them; the score without steering as a dotted level, and the strengths at
+           which quality breaks as dotted verticals.
+`kl`       KL(unsteered || steered) of the next-token distribution by strength: what steering costs. A figure of
+           its own and not a second axis.
+`by_kl`    mean score against KL: what a direction does for what it costs, beside random directions.
+`quality`  perplexity under the unsteered model and repeated 4-grams by strength, with the limits that count as broken.
+
+The last two are drawn where they were measured.
 """
 
 from __future__ import annotations
@@ -12,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from dashboards.figures import theme
+from dashboards.figures.bars import error_bars, vertical
 from dashboards.figures.lines import HOVER, LABEL, band, hover_title, level
-from dashboards.figures.theme import f32, safe
+from dashboards.figures.theme import f32, number, safe
 
 if TYPE_CHECKING:
     from workbench.results import Result
@@ -25,10 +32,14 @@ KL_RANGE = (0.1, 0.9)
 
 
 def figures(result: Result) -> dict[str, go.Figure]:
-    """`score`, and `kl` where it was measured."""
+    """`score`; `kl`, `by_kl` and `quality` where they were measured."""
     made = {"score": score_figure(result)}
     if "kl" in result.data:
         made["kl"] = kl_figure(result)
+    if "random_kl" in result.data:
+        made["by_kl"] = by_kl_figure(result)
+    if "break_strength" in result.data:
+        made["quality"] = quality_figure(result)
     return made
 
 
@@ -102,6 +113,8 @@ def score_figure(result: Result) -> go.Figure:
     for i, direction in enumerate(directions(result)):
         at, name = data.sel(direction=direction), safe(_label(direction))
         low, high = at["score_low"].values, at["score_high"].values
+        if direction == "random" and "random_score" in data:
+            low, high = (getattr(data["random_score"].values, end)(axis=0) for end in ("min", "max"))
         for trace in band(strengths, low, high, theme.SERIES[i % len(theme.SERIES)], name):
             figure.add_trace(trace)
         interval = " [%{customdata[0]:.3f}, %{customdata[1]:.3f}]" if np.isfinite(low).any() else ""
@@ -115,14 +128,50 @@ def score_figure(result: Result) -> go.Figure:
             **_style(i),
         )
     under = _subtitle(
-        result, "Shaded: 95 % interval over prompts." if data.sizes.get("prompt", 1) > 1 else ""
+        result, _shaded(result) if data.sizes.get("prompt", 1) > 1 else "", *break_notes(result)
     )
     _finish(figure, "Steering: score by strength", under, f"mean {safe(score_name(result))}", 340)
     zero = baseline(result)
-    if zero is not None:
-        shapes, notes = level(zero, "strength 0")
-        figure.update_layout(shapes=shapes, annotations=notes)
+    shapes, notes = level(zero, "strength 0") if zero is not None else ([], [])
+    figure.update_layout(shapes=[*shapes, *_break_lines(result)], annotations=notes)
     return figure
+
+
+def _shaded(result: Result) -> str:
+    if "random_score" in result.data:
+        return "Shaded: 95 % interval over prompts; of the random directions, from the lowest to the highest."
+    return "Shaded: 95 % interval over prompts."
+
+
+def breaks(result: Result) -> list[tuple[str, float, float, float, str]]:
+    """(side, signed strength, and the ends of its interval, cause) of each side on which the direction breaks."""
+    data, found = result.data, []
+    if "break_strength" not in data:
+        return found
+    for side in data["side"].values:
+        at = data.sel(side=side, direction="steered")
+        sign = -1.0 if side == "negative" else 1.0
+        values = [sign * float(at[name]) for name in ("break_strength", "break_low", "break_high")]
+        if np.isfinite(values[0]):
+            found.append((str(side), values[0], values[1], values[2], str(at["break_cause"].values)))
+    return found
+
+
+def break_notes(result: Result) -> list[str]:
+    """One line on where quality breaks; none where no texts were measured."""
+    if "break_strength" not in result.data:
+        return []
+    largest = float(np.abs(result.data["strength"].values).max())
+    end = lambda x: number(x) if np.isfinite(x) else f"beyond {number(largest)}"  # noqa: E731
+    parts = [
+        f"{number(at)} [{end(low)}, {end(high)}] by {cause}" for _, at, low, high, cause in breaks(result)
+    ]
+    where = f"at strength {' and '.join(parts)} (dotted)" if parts else f"nowhere up to {number(largest)}"
+    return [f"Quality breaks {where}: {result.data.attrs['quality']}."]
+
+
+def _break_lines(result: Result) -> list[dict[str, Any]]:
+    return [vertical(at) for _, at, *_ in breaks(result)]
 
 
 def kl_figure(result: Result) -> go.Figure:
@@ -151,4 +200,131 @@ def kl_figure(result: Result) -> go.Figure:
     under = _subtitle(result, "Line: mean. Shaded: 10th to 90th percentile of prompts." if several else "")
     title = "Steering: change of the next-token distribution"
     figure = _finish(figure, title, under, "KL(unsteered‖steered) (nats)", 220)
+    figure.update_layout(shapes=_break_lines(result))
     return figure.update_yaxes(rangemode="tozero")
+
+
+def kl_of(result: Result) -> tuple[str, np.ndarray]:
+    """(name of the axis, [direction, strength] mean KL): along the continuation where that was measured."""
+    name = "kl_along" if "kl_along" in result.data else "kl"
+    axis = (
+        "KL along the unsteered continuation (nats per token)"
+        if name == "kl_along"
+        else "KL of the next token (nats)"
+    )
+    return axis, result.data[name].mean("prompt").transpose("direction", "strength").values
+
+
+def by_kl_figure(result: Result) -> go.Figure:
+    """Mean score against mean KL, one line for each side of strength 0."""
+    data = result.data
+    axis, kl = kl_of(result)
+    strengths = data["strength"].values
+    figure = go.Figure(layout={"template": theme.TEMPLATES["light"]})
+    for i, direction in enumerate(directions(result)):
+        for side, chosen in (("negative", strengths <= 0), ("positive", strengths >= 0)):
+            if chosen.sum() < 2:
+                continue
+            at = data.sel(direction=direction).isel(strength=np.flatnonzero(chosen))
+            order = np.argsort(np.abs(at["strength"].values))
+            name = safe(f"{_label(direction)}, {side}")
+            low, high = (f32(at[f"score_{end}"].values[order]) for end in ("low", "high"))
+            style = _style(i)
+            style["marker"] = {
+                **style["marker"],
+                "symbol": theme.SYMBOLS[i] + ("-open" if side == "negative" else ""),
+            }
+            figure.add_scatter(
+                x=f32(kl[i, chosen][order]),
+                y=(y := f32(at["mean_score"].values[order])),
+                name=name,
+                error_y=error_bars(y, low, high) if i == 0 and np.isfinite(low).any() else None,
+                customdata=f32(at["strength"].values[order]),
+                hovertemplate=(
+                    f"{name}<br>strength %{{customdata:.3g}}<br>KL %{{x:.3f}}, score %{{y:.3f}}<extra></extra>"
+                ),
+                **style,
+            )
+    under = _subtitle(
+        result, "Marks: the strengths measured; filled: positive. Bars: 95 % interval over prompts."
+    )
+    title = "Steering: score for what it costs"
+    figure = _finish(figure, title, under, f"mean {safe(score_name(result))}", 300)
+    figure.update_layout(hovermode="closest", legend={"entrywidth": 150})
+    zero = baseline(result)
+    shapes, notes = level(zero, "strength 0") if zero is not None else ([], [])
+    figure.update_layout(shapes=shapes, annotations=notes)
+    return figure.update_xaxes(title={"text": axis}, rangemode="tozero", unifiedhovertitle=None)
+
+
+PANELS = (("cross_entropy", "perplexity"), ("repetition", "repeated 4-grams"))
+
+
+def quality_figure(result: Result) -> go.Figure:
+    """Perplexity (log axis) above repetition, with the limits beyond which quality counts as broken."""
+    data = result.data
+    strengths = f32(data["strength"].values)
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.1)
+    shapes, notes = [], []
+    zero = int(np.flatnonzero(data["strength"].values == 0)[0])
+    for row, (measure, shown) in enumerate(PANELS, start=1):
+        at = data.sel(measure=measure)
+        transform = np.exp if measure == "cross_entropy" else np.asarray
+        for i, direction in enumerate(directions(result)):
+            one, name = at.sel(direction=direction), safe(_label(direction))
+            mean, low, high = (transform(one[n].values) for n in ("mean_value", "value_low", "value_high"))
+            for trace in band(strengths, low, high, theme.SERIES[i], f"{name} {shown}", group=name):
+                figure.add_trace(trace, row=row, col=1)
+            hover = f"{name}: {shown} %{{y:.3g}}<extra></extra>"
+            figure.add_scatter(
+                x=strengths, y=f32(mean), name=name, legendgroup=name, showlegend=row == 1, hovertemplate=hover,
+                row=row, col=1, **_style(i),
+            )  # fmt: skip
+        base = float(at["mean_value"].isel(direction=0, strength=zero))
+        multiple, rise = (float(data.attrs[f"quality_{n}"]) for n in ("perplexity", "repetition"))
+        limit = np.exp(base) * multiple if measure == "cross_entropy" else base + rise
+        shape, note = level(limit, "limit", axis="" if row == 1 else "2")
+        if measure == "cross_entropy":
+            note[0]["y"] = np.log10(limit)  # annotations on a log axis are placed by the exponent
+        shapes, notes = [*shapes, *shape], [*notes, *note]
+    under = _subtitle(
+        result,
+        "Of greedy continuations, under the unsteered model. Shaded: 95 % interval over prompts.",
+        *break_notes(result),
+    )
+    figure.update_layout(template=theme.TEMPLATES["light"])
+    figure = _finish(figure, "Steering: quality by strength", under, "perplexity", 380)
+    lines = [dict(line, yref="paper") for line in _break_lines(result)]
+    figure.update_layout(shapes=[*shapes, *lines], annotations=notes)
+    figure.update_xaxes(title={"text": ""}, row=1, col=1)
+    figure.update_yaxes(type="log", row=1, col=1)
+    return figure.update_yaxes(title={"text": "share of repeated 4-grams"}, rangemode="tozero", row=2, col=1)
+
+
+def describe(result: Result) -> dict[str, str]:
+    """The figures that the words of `alt` leave out: `by_kl` and `quality`."""
+    words: dict[str, str] = {}
+    if "random_kl" in result.data:
+        axis, kl = kl_of(result)
+        mean = result.data["mean_score"].transpose("direction", "strength").values
+        ends = [
+            f"{name}: {number(mean[i, -1])} at KL {number(kl[i, -1])}, {number(mean[i, 0])} at KL {number(kl[i, 0])}"
+            for i, name in enumerate(directions(result))
+        ]
+        words["by_kl"] = (
+            f"Lines of the mean {score_name(result)} against {axis}, from no change outwards on each side of strength "
+            f"0. At the largest and the smallest strength: {'; '.join(ends)}."
+        )
+    if "break_strength" in result.data:
+        at = result.data.sel(direction="steered")
+        parts = []
+        for measure, shown in PANELS:
+            values = at["mean_value"].sel(measure=measure).values
+            values = np.exp(values) if measure == "cross_entropy" else values
+            top = int(np.nanargmax(values))
+            parts.append(
+                f"{shown} of the steered continuations from {number(float(np.nanmin(values)))} to "
+                f"{number(float(values[top]))} (strength {number(float(at['strength'].values[top]))})"
+            )
+        words["quality"] = f"Lines by strength: {'; '.join(parts)}. {' '.join(break_notes(result))}"
+    return words

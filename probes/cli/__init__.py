@@ -31,10 +31,10 @@ EPILOG = (
 class Analyses(TyperGroup):
     """Sub-commands that are imported when they are used; what begins with none of them is a sweep."""
 
-    def list_commands(self, ctx: typer.Context) -> list[str]:  # noqa: ARG002
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)
 
-    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # noqa: ARG002
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
         command = typer.main.get_command(import_module(f"probes.cli.{COMMANDS[cmd_name]}").app)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,16 +48,24 @@ def make_spec(kind: str, *, command: str | None = None, **fields: Any) -> Spec:
     return parse_spec({"kind": kind, **given}, source=f"`workbench {command or kind}`")
 
 
-def execute(spec: Spec, *, runs: Path | None, as_json: bool) -> None:
-    """Run a spec with progress bars, write its run folder, and print summary, table and where it is."""
+def execute(
+    spec: Spec, *, runs: Path | None, as_json: bool, then: Callable[[Run], dict[str, Any]] | None = None
+) -> None:
+    """Run a spec with progress bars, write its run folder, and print summary, table and where it is.
+
+    `then` is called with the run before anything is printed; what it returns is printed, too.
+    """
     from workbench.runs import run_spec
 
     with progress_bars(show=not as_json) as progress:
         run = run_spec(spec, runs=runs, progress=progress)
+    more = then(run) if then is not None else {}
     if as_json:
-        typer.echo(json.dumps(run_json(run), indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(run_json(run) | more, indent=1, ensure_ascii=False))
     else:
         show_run(run)
+        if more:
+            print_summary(more)
 
 
 def run_json(run: Run) -> dict[str, Any]:
@@ -111,22 +119,6 @@ def result_table(result: Result) -> tuple[list[str], list[list[str]]]:
         ]
         rank = f"rank of {data.attrs['target']!r}"
         return ["layer", "top-1", "p", "entropy (nats)", "KL to final (nats)", rank, "control rank"], rows
-    if result.kind == "probe_sweep" and "position" not in data.dims:
-        cell_of = "layer" if "layer" in data.dims else "site"
-        rows = [
-            [
-                str(data[cell_of].values[i]),
-                str(data["probe"].values[j]),
-                f"{float(cell['auc']):.3f}",
-                f"[{float(cell['auc_low']):.3f}, {float(cell['auc_high']):.3f}]",
-                f"{float(cell['accuracy']):.3f}",
-                f"{float(cell['control_auc']):.3f}" if "control_auc" in cell else "not run",
-            ]
-            for i in range(data.sizes[cell_of])
-            for j in range(data.sizes["probe"])
-            for cell in [data.isel({cell_of: i, "probe": j})]
-        ]
-        return [cell_of, "probe", "AUC", "95 % interval", "accuracy", "shuffled-label AUC"], rows
     if result.kind == "dose_response":
         rows = [
             [
@@ -141,9 +133,9 @@ def result_table(result: Result) -> tuple[list[str], list[list[str]]]:
             for cell in [data.sel(direction=d, strength=s)]
         ]
         return ["direction", "strength", "score", "95 % interval", "KL (nats)"], rows
-    from workbench.cli.patch_tables import table
+    from workbench.cli import patch_tables, probe_tables
 
-    return table(result)
+    return (probe_tables if result.kind in probe_tables.KINDS else patch_tables).table(result)
 
 
 def print_table(columns: list[str], rows: list[list[str]], *, console: Any = None) -> None:

@@ -23,6 +23,7 @@ ORDER = [
     "patch",
     "probe",
     "steer",
+    "directions",
     "collect",
     "store",
     "models",

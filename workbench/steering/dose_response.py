@@ -1,36 +1,44 @@
-"""Dose–response: what a direction does to the next token as it gets stronger, beside random directions.
+"""Dose–response: what a direction does as it gets stronger, and what it costs, beside random directions.
 
 For each strength s and each prompt, with the direction added at `where`:
 
-    score = metric(logits at the prompt's last token)
-    KL    = KL(p_unsteered || p_steered) of the next-token distribution, in nats: how much else has changed
+    score    metric(logits at the prompt's last token), or a text scorer of the continuation
+    KL       KL(p_unsteered || p_steered) in nats: `kl` at the prompt's last token, `kl_along` mean over the tokens of
+             the unsteered continuation (see `measure.kl`)
+    measures of the greedy continuation: cross-entropy under the unsteered model, repeated 4-grams, distinct n-grams,
+             length (see `measure.texts`), and any text scorers
 
-The control adds random unit directions at the same site with the same strengths (mean over `n_random` of them,
-per prompt). A direction that moves the score no more than they do has shown nothing. Strength 0 is the
-unsteered model. Means over prompts carry a 95 % bootstrap interval.
+The control is `n_random` random unit directions at the same site with the same strengths: their mean per prompt is
+`random` in every variable, and `random_score` has each. A direction that moves the score no more than they do has
+shown nothing: `difference` is steered minus random, with its interval. Strength 0 is the unsteered model. Means over
+prompts carry a 95 % bootstrap interval. With texts comes the strength at which quality breaks (`measure.breaking`).
+
+Rows are prompts x strengths x directions: one batched generation and two batched forward passes, cut only by memory.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import torch
-import xarray as xr
 from torch import Tensor
 
 from workbench.directions import Direction
 from workbench.errors import DataError
 from workbench.model.language_model import LanguageModel
 from workbench.model.tokens import Prompt, as_list, batch
-from workbench.patching.metrics import Metric
+from workbench.patching.metrics import Metric, MetricFunction, as_metric, continuation
 from workbench.progress import Progress, Silent
-from workbench.provenance import provenance
-from workbench.results import Result, array
-from workbench.statistics import bootstrap_interval
-from workbench.steering.generate import generate
-from workbench.steering.intervention import Where, add_direction
+from workbench.results import Result
+from workbench.steering.intervention import Where
+from workbench.steering.measure.breaking import Quality
+from workbench.steering.measure.dose_outcome import Measured, outcome
+from workbench.steering.measure.kl import kl_of_doses
+from workbench.steering.measure.rows import TOKENS_PER_BATCH, Dose, for_each_row, generate_rows
+from workbench.steering.measure.scorers import FunctionScorer, TextScorer, as_scorer, target_log_probability
+from workbench.steering.measure.texts import measure_texts
 
 
 def dose_response(
@@ -38,36 +46,51 @@ def dose_response(
     prompts: Prompt | Sequence[Prompt],
     direction: Direction,
     strengths: Sequence[float],
-    metric: Metric,
+    metric: Metric | TextScorer | Any,
     *,
     n_random: int = 5,
     where: Where = "all",
     show_text: int = 0,
+    scorers: Mapping[str, Any] | Sequence[Any] = (),
+    targets: Sequence[str] = (),
+    quality: Quality | None = None,
     seed: int = 0,
     force: bool = False,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
     progress: Progress | None = None,
 ) -> Result:
     """Score and side effects of a direction against its strength, with a random-direction control.
 
     Args:
         model: the language model.
-        prompts: prompts whose next token is scored; best not those the direction was made from.
+        prompts: prompts whose continuation is scored; best not those the direction was made from.
         direction: what is added, at its own site.
         strengths: norms of what is added, in the units of the activation; 0 is put in if missing.
-        metric: logits -> number, for instance `wb.LogitDifference(" good", " bad")`.
-        n_random: random directions of the control.
+        metric: what `score` is: a metric of the logits, for instance `wb.LogitDifference(" good", " bad")`, or a text
+            scorer (see `measure.scorers.as_scorer` for your own function), which needs `show_text`.
+        n_random: random directions of the control, at least 1.
         where: position rule, see `steering.intervention`.
-        show_text: generate this many tokens of each steered continuation, to be read beside the numbers.
+        show_text: generate this many tokens of each continuation, greedily, and measure them. 0: no texts, hence no
+            perplexity, repetition or break of quality.
+        scorers: text scorers that are measured besides, a list or name -> scorer.
+        targets: strings whose log-probability as continuations is measured besides.
+        quality: what counts as broken; by default `Quality()`: twice the perplexity, or 0.2 more repeated 4-grams.
         seed: for random directions and bootstrap.
         force: accept a direction made with another model.
-        progress: where to report, one item per strength and direction.
+        tokens_per_batch: upper limit of one forward pass; what comes out does not depend on it.
+        progress: where to report, one item a row; a cancel stops at the next batch.
 
     Returns:
-        A `Result` of kind `dose_response`: dims `direction` (steered, random), `strength`, `prompt`; variables
-        `score`, `kl`, `mean_score` with `score_low`, `score_high`, and `text` if asked for.
+        A `Result` of kind `dose_response`: dims `direction` (steered, random), `strength`, `prompt`, and `random`,
+        `measure`, `side`, `target` where there are such. Variables `score`, `kl`, `mean_score` with `score_low`,
+        `score_high`; `random_score`, `random_kl` (random, strength); `difference` with its interval (strength); and
+        with texts `text`, `kl_along`, `value` of each measure with `mean_value`, `value_low`, `value_high`, and
+        `break_strength` with its interval and cause for each side. `target_log_probability` if asked for.
 
     Raises:
-        DataError: no strengths, a strength that is not finite, a direction that does not fit the model.
+        DataError: no strengths, a strength that is not finite, a direction that does not fit the model, no random
+            direction, or text scorers without texts.
+        MetricError: a metric, scorer or target that does not suit.
 
     Example:
         >>> wb.steering.dose_response(model, prompts, d, [-8, -4, 4, 8], wb.LogitDifference(" good", " bad"))
@@ -75,27 +98,80 @@ def dose_response(
     progress = progress or Silent()
     started = time.perf_counter()
     direction.fits(model, force=force)
-    listed = as_list(prompts)
     doses = _doses(strengths)
-    function = metric.resolve(model)
-    tokens = batch(model, listed)
-    random = [Direction.random(direction, seed=seed + i) for i in range(n_random)]
-    progress.stage("dose–response", len(doses) * (1 + n_random))
-    plain = _next_logits(model, tokens, direction, 0.0, where)
-    scores = np.zeros((2, len(doses), len(listed)))
-    kls = np.zeros_like(scores)
-    for j, dose in enumerate(doses):
-        for i, group in enumerate(([direction], random)):
-            for one in group:
-                logits = _next_logits(model, tokens, one, dose, where)
-                scores[i, j] += function(logits).cpu().numpy() / len(group)
-                kls[i, j] += _kl(plain, logits).cpu().numpy() / len(group)
-                progress.advance()
-    texts = (
-        _texts(model, listed, direction, random[0], doses, where, show_text, progress) if show_text else None
+    if n_random < 1:
+        raise DataError(
+            "A dose–response needs at least one random direction as its control: give n_random=1 or more."
+        )
+    by_text = None if _is_metric(metric) else as_scorer(metric)
+    named = _named(scorers)
+    if (named or by_text) and show_text < 1:
+        raise DataError(
+            "Text scorers need texts: give show_text, the number of tokens to generate (say, 20)."
+        )
+    logits_metric = as_metric(metric) if by_text is None else None
+    function = logits_metric.resolve(model) if logits_metric else None
+    tokens = batch(model, as_list(prompts))
+    ids = [tokens.ids[i, :n].tolist() for i, n in enumerate(tokens.lengths)]
+    everyone = [direction, *(Direction.random(direction, seed=seed + i) for i in range(n_random))]
+    cells = [(k, s) for k in range(len(everyone)) for s in range(len(doses)) if doses[s] != 0]
+    steered = [Dose(everyone[k], doses[s]) for k, s in cells]
+    shape = (len(everyone), len(doses), len(ids))
+    options: dict[str, Any] = {"where": where, "tokens_per_batch": tokens_per_batch, "progress": progress}
+
+    said = None
+    if show_text:
+        rows = [(dose, i) for dose in [Dose(), *steered] for i in range(len(ids))]
+        progress.stage("generate", len(rows))
+        said = generate_rows(
+            model, [ids[i] for _, i in rows], [d for d, _ in rows], max_new_tokens=show_text, **options
+        )
+
+    scores = np.zeros(shape)
+    extra = continuation(logits_metric, model) if logits_metric else []
+
+    def score(j: int, i: int, logits: Tensor) -> None:
+        assert function is not None
+        _put(scores, [(0, doses.index(0.0)), *cells][j], i, float(function(logits[None])[0]), doses)
+
+    progress.stage("dose–response", len(ids) * (len(steered) + 1))
+    unsteered = said.tokens[: len(ids)] if said else [()] * len(ids)
+    kl = kl_of_doses(
+        model, ids, unsteered, [Dose(), *steered], also=score if function and not extra else None, **options
     )
-    return _result(
-        model, listed, tokens, direction, doses, str(metric), scores, kls, texts, n_random, where, seed,
+    if function and extra:
+        _longer_answers(
+            model, ids, extra, [Dose(), *steered], function, score_into=(scores, cells, doses), **options
+        )
+
+    measured = Measured(scores, _spread(kl.last, cells, shape), np.array(doses))
+    if said:
+        measured.kl_along = _spread(kl.along, cells, shape)
+        progress.stage("measure texts", len(said.tokens))
+        values = measure_texts(
+            model, said.prompts, said.tokens, tokens_per_batch=tokens_per_batch, progress=progress
+        )
+        units = dict.fromkeys(values, "")
+        for name, scorer in {**({"score": by_text} if by_text else {}), **named}.items():
+            values[name], units[name] = scorer(said.texts), scorer.units
+        grids = {name: _spread(v.reshape(len(steered) + 1, -1), cells, shape) for name, v in values.items()}
+        if by_text:
+            measured.scores = grids.pop("score")
+        measured.values = grids
+        measured.units = units
+        texts = np.array(said.texts, dtype=object).reshape(len(steered) + 1, -1)
+        measured.texts = _spread(texts, cells, shape)[:2]
+    if targets:
+        progress.stage("targets", len(ids) * len(targets) * (len(steered) + 1))
+        found = target_log_probability(model, ids, targets, [Dose(), *steered], **options)
+        each = [_spread(found[..., t], cells, shape) for t in range(len(targets))]
+        measured.targets = dict(zip(targets, each, strict=True))
+    shown = [
+        model.tokenizer.decode(row) if not isinstance(p, str) else p
+        for p, row in zip(as_list(prompts), ids, strict=True)
+    ]
+    return outcome(
+        model, shown, ids, direction, measured, by_text or logits_metric, quality or Quality(), n_random, where, seed,
         time.perf_counter() - started,
     )  # fmt: skip
 
@@ -109,88 +185,62 @@ def _doses(strengths: Sequence[float]) -> list[float]:
     return doses
 
 
-@torch.inference_mode()
-def _next_logits(model, tokens, direction: Direction, dose: float, where: Where) -> Tensor:
-    """[prompt, d_vocab] logits at each prompt's last token."""
-    edit = add_direction(direction, dose, where=where, prompt_lengths=tokens.lengths)
-    with model.edit({direction.site: edit}):
-        logits = model.forward(tokens).logits
-    last = torch.tensor([tokens.columns(i, [n - 1])[0] for i, n in enumerate(tokens.lengths)])
-    return logits[torch.arange(len(tokens)), last].float()
+def _is_metric(given: Any) -> bool:
+    """Logit metrics resolve against a model; text scorers have a name. A bare function is a metric, as elsewhere."""
+    return isinstance(given, Metric) or not (isinstance(given, TextScorer) and callable(given))
 
 
-def _kl(plain: Tensor, steered: Tensor) -> Tensor:
-    p, q = plain.log_softmax(-1), steered.log_softmax(-1)
-    return (p.exp() * (p - q)).sum(-1).clamp(min=0)
+def _named(scorers: Mapping[str, Any] | Sequence[Any]) -> dict[str, FunctionScorer]:
+    if isinstance(scorers, Mapping):
+        return {name: as_scorer(one, name) for name, one in scorers.items()}
+    listed = [as_scorer(one) for one in scorers]
+    if len({one.name for one in listed}) < len(listed):
+        raise DataError(
+            f"Two scorers are called the same: {[one.name for one in listed]}. Give a dict name -> scorer."
+        )
+    return {one.name: one for one in listed}
 
 
-def _texts(model, prompts, direction, random, doses, where, n_tokens, progress) -> np.ndarray:
-    progress.stage("generate", 2 * len(doses))
-    texts = np.empty((2, len(doses), len(prompts)), dtype=object)
-    for i, one in enumerate((direction, random)):
-        for j, dose in enumerate(doses):
-            texts[i, j] = generate(
-                model, prompts, one, dose, max_new_tokens=n_tokens, where=where, force=True
-            ).texts
-            progress.advance()
-    return texts
+def _put(grid: np.ndarray, cell: tuple[int, int], i: int, value: float, doses: list[float]) -> None:
+    """A value of one direction and strength; strength 0 is the same for all directions."""
+    k, s = cell
+    if doses[s] == 0:
+        grid[:, s, i] = value
+    else:
+        grid[k, s, i] = value
 
 
-def _result(
-    model, prompts, tokens, direction, doses, metric, scores, kls, texts, n_random, where, seed, seconds
-) -> Result:
-    n_prompts = len(prompts)
-    low, high = bootstrap_interval(np.moveaxis(scores, -1, 0), seed)
-    dims = ("direction", "strength")
-    variables = {
-        "score": array((*dims, "prompt"), scores, long_name=metric, units="nats"),
-        "kl": array((*dims, "prompt"), kls, long_name="KL(unsteered || steered), next token", units="nats"),
-        "mean_score": array(dims, scores.mean(-1), long_name=f"mean {metric}", units="nats"),
-        "score_low": array(dims, low, long_name="95 % bootstrap interval over prompts, lower end"),
-        "score_high": array(dims, high, long_name="95 % bootstrap interval over prompts, upper end"),
-    }
-    if texts is not None:
-        variables["text"] = array((*dims, "prompt"), texts.astype(str), long_name="continuation")
-    shown = [p if isinstance(p, str) else model.tokenizer.decode(model.encode(p)) for p in prompts]
-    data = xr.Dataset(
-        variables,
-        coords={
-            "direction": np.array(["steered", "random"]),
-            "strength": np.array(doses),
-            "prompt": np.arange(n_prompts),
-            "prompt_text": ("prompt", np.array(shown, dtype=str)),
-        },
-        attrs={
-            "metric": metric,
-            "site": direction.site,
-            "direction": direction.name,
-            "source": direction.source,
-            "scale": direction.scale,
-            "where": where,
-            "n_prompts": n_prompts,
-            "n_random": n_random,
-            "control": f"mean of {n_random} random directions of the same norm",
-        },
-    )
-    ids = [tokens.ids[i, tokens.columns(i, range(n))].tolist() for i, n in enumerate(tokens.lengths)]
-    where_from = provenance(model, tokens=ids, seed=seed, seconds={"dose_response": seconds})
-    return Result("dose_response", data, where_from, _summary(data))
+def _spread(values: np.ndarray, cells: Sequence[tuple[int, int]], shape: tuple[int, ...]) -> np.ndarray:
+    """[dose, prompt] -> [direction, strength, prompt]; the first dose is strength 0, the same for all directions."""
+    grid = np.zeros(shape, dtype=values.dtype)
+    (zero,) = set(range(shape[1])) - {s for _, s in cells}
+    grid[:, zero] = values[0]
+    for cell, row in zip(cells, values[1:], strict=True):
+        grid[cell] = row
+    return grid
 
 
-def _summary(data: xr.Dataset) -> dict[str, object]:
-    """The largest strength each way: how far the score moved, beside the random directions."""
-    mean = data["mean_score"]
-    base = float(mean.sel(direction="steered", strength=0.0))
-    rows: dict[str, object] = {
-        "metric": data.attrs["metric"],
-        "n_prompts": int(data.sizes["prompt"]),
-        "unsteered": round(base, 3),
-    }
-    for strength in (float(data["strength"].min()), float(data["strength"].max())):
-        if strength == 0.0:
-            continue
-        rows[f"strength {strength:+g}"] = {
-            which: round(float(mean.sel(direction=which, strength=strength)) - base, 3)
-            for which in ("steered", "random")
-        }
-    return rows
+def _longer_answers(
+    model: LanguageModel,
+    ids: list[list[int]],
+    extra: list[int],
+    doses: list[Dose],
+    function: MetricFunction,
+    *,
+    score_into: tuple[np.ndarray, list[tuple[int, int]], list[float]],
+    **options: Any,
+) -> None:
+    """Scores of an answer of several tokens: its tokens but the last stand after the prompt."""
+    scores, cells, strengths = score_into
+    rows = [(j, i) for j in range(len(doses)) for i in range(len(ids))]
+    order = [(0, strengths.index(0.0)), *cells]
+
+    def visit(n: int, logits: Tensor) -> None:
+        j, i = rows[n]
+        _put(scores, order[j], i, float(function(logits[None])[0]), strengths)
+
+    options["progress"].stage("answers", len(rows))
+    for_each_row(
+        model, [[*ids[i], *extra] for _, i in rows], [doses[j] for j, _ in rows], [len(extra) + 1] * len(rows), visit,
+        prompt_lengths=[len(ids[i]) for _, i in rows], **options,
+    )  # fmt: skip

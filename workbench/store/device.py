@@ -1,7 +1,8 @@
 """`DeviceFeed`: batches on their way to the device and dtype they are wanted in.
 
-On CUDA a batch is gathered into pinned memory and copied on a stream of its own, in the stored dtype (half the
-bytes of bfloat16 rows), and cast there; the caller's stream waits for it when the batch is received.
+On CUDA a batch goes through pinned memory and is copied on a stream of its own, in the stored dtype (half the bytes
+of bfloat16 rows), and cast there; the caller's stream waits for it when the batch is received. On the CPU a batch of
+the stored dtype is passed on as it is; others are cast into memory that is used again when nobody holds the batch.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.store.pool import SlabPool
 from workbench.store.raw import copy_rows
 
 _N_PINNED = 3
+_N_CAST = 4
 
 
 @dataclass(frozen=True)
@@ -54,44 +57,23 @@ class DeviceFeed:
         self._copied: list[Any] = []
         self._next = 0
         self._stream: Any = None
-        self._scratch: Tensor | None = None
+        self._cast = SlabPool(self._shape[0], self._shape[1:], dtype, n_kept=_N_CAST)
         if self.ahead:
             self._pinned = [torch.empty(self._shape, dtype=stored, pin_memory=True) for _ in range(_N_PINNED)]
             self._copied = [None] * _N_PINNED
             self._stream = torch.cuda.Stream(self._device)
 
-    def room(self, n: int) -> Tensor:
-        """[n, ...] host memory for the next batch, valid until it is sent."""
-        if self.ahead:
-            if self._copied[self._next] is not None:
-                self._copied[self._next].synchronize()
-            return self._pinned[self._next][:n]
-        if self._dtype == self._stored and self._device.type == "cpu":
-            return torch.empty((n, *self._shape[1:]), dtype=self._stored)  # given away as it is
-        if self._scratch is None:
-            self._scratch = torch.empty(self._shape, dtype=self._stored)
-        return self._scratch[:n]
-
     def send(self, batch: Tensor) -> Sent:
-        """Begin to copy what was written into `room`."""
-        if not self.ahead:
-            if self._device.type != "cpu":
-                return Sent(batch.to(self._device, self._dtype))
-            if batch.dtype == self._dtype:
-                return Sent(batch)
-            cast = torch.empty(batch.shape, dtype=self._dtype)
-            copy_rows(batch, cast)
-            return Sent(cast)
-        with torch.cuda.stream(self._stream):
-            there = batch.to(self._device, non_blocking=True)
-            copied = torch.cuda.Event()
-            copied.record(self._stream)
-            there = there.to(self._dtype)
-            done = torch.cuda.Event()
-            done.record(self._stream)
-        self._copied[self._next] = copied
-        self._next = (self._next + 1) % _N_PINNED
-        return Sent(there, done)
+        """Begin to copy a batch of the stored dtype."""
+        if self.ahead:
+            return self._send_to_cuda(batch)
+        if self._device.type != "cpu":
+            return Sent(batch.to(self._device, self._dtype))
+        if batch.dtype == self._dtype:
+            return Sent(batch)
+        cast = self._cast.take().batch(0, len(batch))
+        copy_rows(batch, cast)
+        return Sent(cast)
 
     def receive(self, sent: Sent) -> Tensor:
         """The batch, on the device; the current stream waits until it is there."""
@@ -100,3 +82,23 @@ class DeviceFeed:
             stream.wait_event(sent.done)
             sent.batch.record_stream(stream)
         return sent.batch
+
+    def close(self) -> None:
+        """Free what is not in use."""
+        self._cast.close()
+
+    def _send_to_cuda(self, batch: Tensor) -> Sent:
+        if self._copied[self._next] is not None:
+            self._copied[self._next].synchronize()
+        pinned = self._pinned[self._next][: len(batch)]
+        copy_rows(batch, pinned)
+        with torch.cuda.stream(self._stream):
+            there = pinned.to(self._device, non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record(self._stream)
+            there = there.to(self._dtype)
+            done = torch.cuda.Event()
+            done.record(self._stream)
+        self._copied[self._next] = copied
+        self._next = (self._next + 1) % _N_PINNED
+        return Sent(there, done)

@@ -1,7 +1,8 @@
 """`ShuffledLoader`: shuffled batches of one site, for training, with bounded memory and exact resume.
 
-The order is that of `order.py`; a background thread reads the next window while the current one is served
-(`windows.py`). Memory: two windows of at most `buffer_bytes`, or one where everything fits it.
+The order is that of `order.py`; two background threads fill the batches of the next window while those of the current
+one are served (`batches.py`). A batch is its holder's: its memory is used again only when nobody holds it any more.
+Memory: two windows of at most `buffer_bytes`, or one and 64 MiB where everything fits it, and the batches in use.
 
     loader = ShuffledLoader(store, "blocks.15.hook_resid_post", batch_size=4096)
     SAETrainer(cfg, sae, data_provider=loader).fit()            # sae-lens
@@ -24,11 +25,11 @@ from torch import Tensor
 
 from workbench.errors import DataError
 from workbench.files import publish_file
+from workbench.store.batches import BatchReader
+from workbench.store.cached import CachedRows
 from workbench.store.device import DeviceFeed, Sent
 from workbench.store.order import ShuffleOrder
-from workbench.store.raw import gather_rows
 from workbench.store.reader import Store
-from workbench.store.windows import WindowReader
 
 _FORMAT = "latent-workbench loader 1"
 
@@ -99,11 +100,18 @@ class ShuffledLoader(Iterator[Tensor]):
                 "drop_last=False where there are any."
             )
         window_rows = max(buffer_bytes // max(array.row_bytes, 1), 1)
-        self._order = ShuffleOrder(self.n_rows, chunk_rows, window_rows, seed)
-        self._reader = WindowReader(array, self._order, subset)
-        self._close = weakref.finalize(self, self._reader.close)
+        self._epoch_rows = self.n_rows - (self.n_rows % batch_size if drop_last else 0)
+        self._reader = BatchReader(
+            array,
+            CachedRows(store, self.site),
+            ShuffleOrder(self.n_rows, chunk_rows, window_rows, seed),
+            subset,
+            batch_size,
+            self._epoch_rows,
+            epochs,
+        )
         self._feed = DeviceFeed(device, dtype or array.dtype, array.dtype, (batch_size, *array.shape[1:]))
-        self._epochs = epochs
+        self._close = weakref.finalize(self, _close, self._reader, self._feed)
         self._fixed = {
             "store": store.fingerprint,
             "rows": "all" if subset is None else hashlib.sha256(subset.tobytes()).hexdigest(),
@@ -115,8 +123,8 @@ class ShuffledLoader(Iterator[Tensor]):
             "drop_last": drop_last,
         }
         self._batch_size = batch_size
-        self._epoch_rows = self.n_rows - (self.n_rows % batch_size if drop_last else 0)
-        self._go_to(0, 0)
+        self._given = (0, 0)
+        self._ahead: tuple[Sent, tuple[int, int]] | None = None
         if state is not None:
             self.load_state_dict(state)
 
@@ -165,7 +173,9 @@ class ShuffledLoader(Iterator[Tensor]):
         ]
         if other:
             raise DataError(f"The state was taken of another loader: {'; '.join(other)}.")
-        self._go_to(int(state["epoch"]), int(state["rows_served"]))
+        self._given = int(state["epoch"]), int(state["rows_served"])
+        self._ahead = None
+        self._reader.go_to(*self._given)
 
     def save(self, path: Path | str) -> Path:
         """Write `state_dict` to a JSON file, complete or not at all."""
@@ -208,8 +218,7 @@ class ShuffledLoader(Iterator[Tensor]):
         )
 
     def close(self) -> None:
-        """Stop the background thread and free the buffers. Also done when the loader is no longer used."""
-        self._window_rows = None
+        """Stop the background threads and free what is not in use. Also done when the loader is no longer used."""
         self._close()
 
     def __enter__(self) -> ShuffledLoader:
@@ -218,41 +227,15 @@ class ShuffledLoader(Iterator[Tensor]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _go_to(self, epoch: int, served: int) -> None:
-        self._given = (epoch, served)
-        self._epoch, self._served = epoch, served
-        self._window, self._at = self._order.find(epoch, served)
-        self._window_rows: tuple[Tensor, np.ndarray] | None = None
-        self._ahead: tuple[Sent, tuple[int, int]] | None = None
-
     def _send(self) -> tuple[Sent, tuple[int, int]] | None:
-        """Gather the next batch and send it on its way, with where the loader is after it. None at the end."""
-        if self._served >= self._epoch_rows:
-            self._epoch, self._served, self._window, self._at = self._epoch + 1, 0, 0, 0
-            self._window_rows = None
-        if self._epochs is not None and self._epoch >= self._epochs:
-            return None
-        n = min(self._batch_size, self._epoch_rows - self._served)
-        batch, filled = self._feed.room(n), 0
-        while filled < n:
-            rows, order = self._current_window()
-            if self._at == len(order):
-                self._window, self._at, self._window_rows = self._window + 1, 0, None
-                continue
-            chosen = order[self._at : self._at + n - filled]
-            gather_rows(rows, chosen, batch[filled : filled + len(chosen)])
-            filled, self._at = filled + len(chosen), self._at + len(chosen)
-        self._served += n
-        return self._feed.send(batch), (self._epoch, self._served)
+        """Send the next batch on its way, with where the loader is after it. None at the end."""
+        found = self._reader.next()
+        return None if found is None else (self._feed.send(found[0]), found[1])
 
-    def _current_window(self) -> tuple[Tensor, np.ndarray]:
-        if self._window_rows is None:
-            following: tuple[int, int] | None = (self._epoch, self._window + 1)
-            if self._window + 1 == self._order.n_windows:
-                last = self._epochs is not None and self._epoch + 1 >= self._epochs
-                following = None if last else (self._epoch + 1, 0)
-            self._window_rows = self._reader.get(self._epoch, self._window, following)
-        return self._window_rows
+
+def _close(reader: BatchReader, feed: DeviceFeed) -> None:
+    reader.close()
+    feed.close()
 
 
 def _subset(rows: Sequence[int] | np.ndarray, n: int) -> np.ndarray:
