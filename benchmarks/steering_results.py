@@ -9,6 +9,7 @@ chosen on prompts that are not judged. Writes `docs/results/steering.md` (settin
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,16 @@ SITES = "blocks.14.hook_resid_post,blocks.18.hook_resid_post"
 METHODS = ("mean difference", "PCA of differences", "probe weight")
 DOSES = [0.1, 0.2, 0.3, 0.45, 0.6, 0.8]
 """Strengths of the dose–response, as shares of the mean activation norm at the site."""
+
+
+class Stages:
+    """Progress as one line a stage, on standard error."""
+
+    def stage(self, name: str, total: int) -> None:
+        print(f"{time.strftime('%X')} {name} ({total})", file=sys.stderr, flush=True)
+
+    def advance(self, n: int = 1) -> None:
+        """Not said."""
 
 
 def run(
@@ -48,7 +59,14 @@ def run(
     names = [t for t in tasks.split(",") if t] or list(SHIPPED)
     made = [shipped_task(model, name, n_test=test, seed=seed) for name in names]
     result = compare_methods(
-        model, made, sites=sites.split(","), target_kl=kl, n_random=randoms, tolerance=0.1, seed=seed
+        model,
+        made,
+        sites=sites.split(","),
+        target_kl=kl,
+        n_random=randoms,
+        tolerance=0.1,
+        seed=seed,
+        progress=Stages(),
     )
     dose = _dose(wb, model, made[names.index("language")], result, seed) if "language" in names else None
     settings = {

@@ -13,7 +13,7 @@ given and never calls it for cached activations, so it is given None.
 3. Time, in turn. The first epoch begins anew: new maps, new buffers, and ours compares checksums unless
    `verify='never'`. Later epochs follow at once; ours then closes, so that nothing is read ahead while another side
    is timed. Files were just written, so they are in the page cache. `cpu` is the processor time of all threads: ours
-   reads and serves in two, so its wall time suffers more where other processes take the cores.
+   fills batches in two, so its wall time suffers more where other processes take the cores.
 
 Raw gather: a new permutation of all rows each epoch, `map[rows]` for each batch, by numpy (one thread) and by torch
 (all threads); in every round the faster of the two counts. sae-lens: 16 contexts at once and

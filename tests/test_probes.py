@@ -255,7 +255,7 @@ def test_scores_are_out_of_fold_with_scaling_from_the_training_rows_alone():
         model = standardised_logistic().fit(rows[fold != index], labels[fold != index])
         expected[fold == index] = model.decision_function(rows[fold == index])
     acts = activations({POST.format(0): rows})
-    sweep = probes.sweep(acts, labels, kinds="logistic", controls=False, penalty=1.0)
+    sweep = probes.sweep(acts, labels, kinds="logistic", controls=False, penalty=1.0, tolerance=1e-7)
     data = sweep.data.isel(layer=0, probe=0)
     p = 1 / (1 + np.exp(-expected.clip(-500, 500)))
     folds = range(5)
@@ -311,7 +311,7 @@ def test_the_weight_is_that_of_a_fit_to_all_rows_in_units_of_the_activations():
     rows, labels = planted(80, d=30)
     rows = rows * np.geomspace(0.1, 10, 30) + 2
     acts = activations({POST.format(5): rows})
-    sweep = probes.sweep(acts, labels, kinds="logistic", controls=False, penalty=1.0)
+    sweep = probes.sweep(acts, labels, kinds="logistic", controls=False, penalty=1.0, tolerance=1e-7)
     data = sweep.data.sel(layer=5, probe="logistic")
     oracle = standardised_logistic().fit(acts.values[POST.format(5)].double().numpy(), labels)
     ours = rows @ data["weight"].values + float(data["bias"])

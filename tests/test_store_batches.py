@@ -20,6 +20,7 @@ from workbench.store import order as order_module
 from workbench.store import resident as resident_module
 from workbench.store.cached import CachedRows
 from workbench.store.pool import SlabPool, place
+from workbench.store.raw import copy_rows
 
 SITE, N, WIDTH = "blocks.0.hook_resid_post", 1003, 3
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -279,6 +280,14 @@ def test_batches_outlive_their_loader_and_may_be_dropped_in_any_thread(stores):
     for thread in threads:
         thread.join()
     assert not held
+
+
+def test_every_bfloat16_becomes_the_same_float32_as_in_torch():
+    """Also the NaNs, bit for bit."""
+    source = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.bfloat16)
+    out = torch.empty(source.shape)
+    copy_rows(source, out)
+    assert torch.equal(out.view(torch.int32), source.float().view(torch.int32))
 
 
 GOLDEN = {

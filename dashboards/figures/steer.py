@@ -3,12 +3,9 @@
 `score`    mean score by strength with its band: steered solid, random directions of the same norm dashed, their band
            from the lowest to the highest of them; the score without steering as a dotted level, and the strengths at
            which quality breaks as dotted verticals.
-`kl`       KL(unsteered || steered) of the next-token distribution by strength: what steering costs. A figure of
-           its own and not a second axis.
+`kl`       KL(unsteered || steered) of the next-token distribution by strength: what steering costs.
 `by_kl`    mean score against KL: what a direction does for what it costs, beside random directions.
 `quality`  perplexity under the unsteered model and repeated 4-grams by strength, with the limits that count as broken.
-
-The last two are drawn where they were measured.
 """
 
 from __future__ import annotations
@@ -63,6 +60,11 @@ def baseline(result: Result) -> float | None:
     return float(result.data["mean_score"].isel(direction=0, strength=int(at_zero[0])))
 
 
+def _zero(result: Result) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    zero = baseline(result)
+    return level(zero, "strength 0") if zero is not None else ([], [])
+
+
 def _label(direction: str) -> str:
     return {"steered": "steered", "random": "random (control)"}.get(direction, direction)
 
@@ -97,8 +99,8 @@ def _subtitle(result: Result, *more: str) -> str:
     )
 
 
-def _finish(figure: go.Figure, title: str, under: str, y_title: str, height: int) -> go.Figure:
-    made = theme.layout(title, under, plot_height=height, legend_rows=1, right=LABEL)
+def _finish(figure: go.Figure, title: str, under: str, y_title: str, height: int, rows: int = 1) -> go.Figure:
+    made = theme.layout(title, under, plot_height=height, legend_rows=rows, right=LABEL)
     figure.update_layout(made, **HOVER)
     figure.update_xaxes(title={"text": "strength"}, **hover_title("strength", ""))
     figure.update_yaxes(title={"text": y_title})
@@ -127,12 +129,10 @@ def score_figure(result: Result) -> go.Figure:
             legendgroup=name,
             **_style(i),
         )
-    under = _subtitle(
-        result, _shaded(result) if data.sizes.get("prompt", 1) > 1 else "", *break_notes(result)
-    )
+    shaded = _shaded(result) if data.sizes.get("prompt", 1) > 1 else ""
+    under = _subtitle(result, shaded, *break_notes(result))
     _finish(figure, "Steering: score by strength", under, f"mean {safe(score_name(result))}", 340)
-    zero = baseline(result)
-    shapes, notes = level(zero, "strength 0") if zero is not None else ([], [])
+    shapes, notes = _zero(result)
     figure.update_layout(shapes=[*shapes, *_break_lines(result)], annotations=notes)
     return figure
 
@@ -181,10 +181,8 @@ def kl_figure(result: Result) -> go.Figure:
     figure = go.Figure(layout={"template": theme.TEMPLATES["light"]})
     several = data.sizes.get("prompt", 1) > 1
     for i, direction in enumerate(directions(result)):
-        kl, name = (
-            data["kl"].sel(direction=direction).transpose("strength", ...).values,
-            safe(_label(direction)),
-        )
+        kl = data["kl"].sel(direction=direction).transpose("strength", ...).values
+        name = safe(_label(direction))
         if several:
             low, high = np.nanquantile(kl, KL_RANGE, axis=1)
             for trace in band(strengths, low, high, theme.SERIES[i % len(theme.SERIES)], name):
@@ -248,11 +246,16 @@ def by_kl_figure(result: Result) -> go.Figure:
     under = _subtitle(
         result, "Marks: the strengths measured; filled: positive. Bars: 95 % interval over prompts."
     )
-    title = "Steering: score for what it costs"
-    figure = _finish(figure, title, under, f"mean {safe(score_name(result))}", 300)
-    figure.update_layout(hovermode="closest", legend={"entrywidth": 150})
-    zero = baseline(result)
-    shapes, notes = level(zero, "strength 0") if zero is not None else ([], [])
+    figure = _finish(
+        figure,
+        "Steering: score for what it costs",
+        under,
+        f"mean {safe(score_name(result))}",
+        300,
+        rows=2,
+    )
+    figure.update_layout(hovermode="closest", legend={"entrywidth": 170})
+    shapes, notes = _zero(result)
     figure.update_layout(shapes=shapes, annotations=notes)
     return figure.update_xaxes(title={"text": axis}, rangemode="tozero", unifiedhovertitle=None)
 
@@ -287,11 +290,8 @@ def quality_figure(result: Result) -> go.Figure:
         if measure == "cross_entropy":
             note[0]["y"] = np.log10(limit)  # annotations on a log axis are placed by the exponent
         shapes, notes = [*shapes, *shape], [*notes, *note]
-    under = _subtitle(
-        result,
-        "Of greedy continuations, under the unsteered model. Shaded: 95 % interval over prompts.",
-        *break_notes(result),
-    )
+    what = "Of greedy continuations, under the unsteered model. Shaded: 95 % interval over prompts."
+    under = _subtitle(result, what, *break_notes(result))
     figure.update_layout(template=theme.TEMPLATES["light"])
     figure = _finish(figure, "Steering: quality by strength", under, "perplexity", 380)
     lines = [dict(line, yref="paper") for line in _break_lines(result)]

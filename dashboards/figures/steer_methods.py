@@ -126,6 +126,7 @@ def change_figure(result: Result) -> go.Figure:
     )
     made = theme.layout("Steering methods at equal KL", under, plot_height=190 * rows, legend_rows=2)
     figure.update_layout(made, shapes=shapes)
+    figure.update_layout(legend={"y": 1 + 24 / (190 * rows)})  # above the titles of the panels
     figure.update_annotations(font={"size": theme.SIZE["axis"]})
     return figure.update_yaxes(type="category", autorange="reversed", ticks="")
 

@@ -165,7 +165,7 @@ def _register_direction(app: dash.Dash, state: AppState) -> None:
         State(ids.of(PAGE, "direction"), "value"),
         prevent_initial_call="initial_duplicate",
     )
-    def list_directions(query, _version, held):
+    def offer(query, _version, held):
         names = [e.name for e in library().entries() if not e.problem]
         asked = chosen_in((query or {}).get("search"))
         if asked is None or ctx.triggered_id == tray.news(PAGE):

@@ -7,6 +7,7 @@ process. So rows are taken from the map only where the cache has them; the calle
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from workbench.store.manifest import shard_files
 from workbench.store.reader import Store
 from workbench.store.values import places, values_size
 
-_LOOKS = 4
-"""Rows of a stretch of a file that are looked for in the cache."""
+_EVERY = 512
+"""One of so many rows of a file is looked for in the cache."""
 
 
 class CachedRows:
@@ -45,13 +46,14 @@ class CachedRows:
         Raises:
             DataError: rows that are checked for the first time are damaged.
         """
-        edges = np.searchsorted(rows, self._starts)
-        touched = np.flatnonzero(np.diff(edges)).tolist()
-        if not all(self._is_cached(i, rows[edges[i] : edges[i + 1]]) for i in touched):
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        edges = np.flatnonzero(np.diff(owner, prepend=-1, append=len(self._shards)))
+        here = [slice(first, last) for first, last in itertools.pairwise(edges.tolist())]
+        if not all(self._is_cached(owner[part.start], rows[part]) for part in here):
             return False
-        for i in touched:
-            here = slice(edges[i], edges[i + 1])
-            self._shards[i][1].take(self._site, rows[here] - self._starts[i], out[here])
+        for part in here:
+            number = owner[part.start]
+            self._shards[number][1].take(self._site, rows[part] - self._starts[number], out[part])
         return True
 
     def _is_cached(self, number: int, rows: np.ndarray) -> bool:
@@ -66,8 +68,7 @@ class CachedRows:
         try:
             if os.fstat(descriptor).st_size != size:
                 return False
-            looks = rows[np.linspace(0, len(rows) - 1, _LOOKS).astype(np.int64)] - self._starts[number]
-            byte = bytearray(1)
+            looks, byte = rows[::_EVERY] - self._starts[number], bytearray(1)
             for offset in (start + looks * row_bytes).tolist():
                 os.preadv(descriptor, [byte], offset, os.RWF_NOWAIT)
         except OSError:  # it would have to wait, or the file system cannot tell

@@ -21,6 +21,7 @@ from workbench.store.order import ShuffleOrder
 from workbench.store.pool import Slab, place
 from workbench.store.raw import as_integers
 from workbench.store.site_array import SiteArray
+from workbench.store.values import BLOCK_ROWS
 
 STEP_BYTES = 4 << 20
 """Moved by one thread between two looks at whether to stop."""
@@ -95,7 +96,7 @@ class FromFiles:
         self.epoch_rows, self.slab_rows = epoch_rows, slab_rows
         self.n_parts, self.part_rows, self.ahead = order.n_windows, order.largest_window, 1
         step = max(STEP_BYTES // max(array.row_bytes, 1), 1)
-        self.step = step + -step % order.chunk_rows
+        self.step = min(step + -step % BLOCK_ROWS, order.largest_window)  # rows are checked in blocks
         self.scratch: deque[Tensor] = deque()
 
     def find(self, epoch: int, served: int) -> int:
@@ -106,7 +107,7 @@ class FromFiles:
 
 
 class Window:
-    """A `Part`: one window of the order. Rows that are not to be served go where nobody looks."""
+    """A `Part`: one window of the order. Rows of it that are not to be served go nowhere."""
 
     def __init__(self, source: FromFiles, epoch: int, window: int, served: int) -> None:
         self._source, order = source, source.order

@@ -2,7 +2,8 @@
 
 The order is that of `order.py`; two background threads fill the batches of the next window while those of the current
 one are served (`batches.py`). A batch is its holder's: its memory is used again only when nobody holds it any more.
-Memory: two windows of at most `buffer_bytes`, or one and 64 MiB where everything fits it, and the batches in use.
+Memory: two windows of at most `buffer_bytes`, or one where everything fits it, and the batches in use. Rows that the
+page cache has are mapped, which some tools count as memory of the process; the system may take it at any time.
 
     loader = ShuffledLoader(store, "blocks.15.hook_resid_post", batch_size=4096)
     SAETrainer(cfg, sae, data_provider=loader).fit()            # sae-lens
