@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import Goal, Report, machine, main
+from benchmarks.steering_results_claims import METHODS, claims, short, with_interval
 
 PAGE = "docs/results/steering.md"
 SITES = "blocks.14.hook_resid_post,blocks.18.hook_resid_post"
-METHODS = ("mean difference", "PCA of differences", "probe weight")
 DOSES = [0.1, 0.2, 0.3, 0.45, 0.6, 0.8]
 """Strengths of the dose–response, as shares of the mean activation norm at the site."""
 
@@ -114,31 +114,20 @@ def _rows(data: Any) -> list[dict[str, Any]]:
                     "table": "methods",
                     "task": task,
                     "method": method,
-                    "score": _f(of["mean_unsteered"]) + " → " + _f(at["mean_score"]),
-                    "change [95 %]": _with(at, "mean_change", "change"),
-                    "its random directions": f"{_f(at['random_low'])} to {_f(at['random_high'])}",
-                    "above random [95 %]": _with(at, "mean_against_random", "against_random"),
-                    "KL": _f(at["kl_along"]),
-                    "perplexity ×": _f(at["perplexity_ratio"]),
-                    "repeated 4-grams": _f(at["repetition"]),
-                    "distinct-2": _f(at["distinct_2"]),
+                    "score": short(of["mean_unsteered"]) + " → " + short(at["mean_score"]),
+                    "change [95 %]": with_interval(at, "mean_change", "change"),
+                    "its random directions": f"{short(at['random_low'])} to {short(at['random_high'])}",
+                    "above random [95 %]": with_interval(at, "mean_against_random", "against_random"),
+                    "KL": short(at["kl_along"]),
+                    "perplexity ×": short(at["perplexity_ratio"]),
+                    "repeated 4-grams": short(at["repetition"]),
+                    "distinct-2": short(at["distinct_2"]),
                     "site, strength": _where(at),
                     "n": int(at["n"]),
                     "note": str(at["note"].values),
                 }
             )
     return rows
-
-
-def _f(value: Any) -> str:
-    number = float(value)
-    return f"{number + 0.0:.2f}".replace("-0.00", "0.00") if np.isfinite(number) else "–"
-
-
-def _with(at: Any, mean: str, ends: str) -> str:
-    if not np.isfinite(float(at[mean])):
-        return "–"
-    return f"{_f(at[mean])} [{_f(at[f'{ends}_low'])}, {_f(at[f'{ends}_high'])}]"
 
 
 def _where(at: Any) -> str:
@@ -154,125 +143,13 @@ def _dose_rows(data: Any) -> list[dict[str, Any]]:
         for which in ("steered", "random"):
             one = at.sel(direction=which)
             row |= {
-                f"p(fr) {which}": f"{_f(one['mean_score'])} [{_f(one['score_low'])}, {_f(one['score_high'])}]",
-                f"KL {which}": _f(one["kl_along"].mean()),
+                f"p(fr) {which}": f"{short(one['mean_score'])} [{short(one['score_low'])}, {short(one['score_high'])}]",
+                f"KL {which}": short(one["kl_along"].mean()),
                 f"perplexity {which}": f"{np.exp(float(one['mean_value'].sel(measure='cross_entropy'))):.1f}",
-                f"repeated {which}": _f(one["mean_value"].sel(measure="repetition")),
+                f"repeated {which}": short(one["mean_value"].sel(measure="repetition")),
             }
         rows.append(row | {"n": int(data.sizes["prompt"])})
     return rows
-
-
-def claims(data: Any, dose: Any) -> list[dict[str, Any]]:
-    """What papers say of steering, and whether it holds here. Verdicts follow from intervals alone."""
-    found = []
-    every = {str(t): data.sel({"task": t, "method": list(METHODS)}) for t in data["task"].values}
-
-    def wins(task: str) -> str:
-        at = every[task]
-        parts = [
-            f"{m}: {_with(at.sel({'method': m}), 'mean_against_random', 'against_random')}"
-            + (" above" if bool(at["beats_random"].sel({"method": m})) else "")
-            for m in METHODS
-        ]
-        return f"{task} (above random, n {int(at['n'].max())}): " + "; ".join(parts)
-
-    sources = {
-        "sentiment": "a difference of means moves the sentiment of what is written (2308.10248, 2312.06681)",
-        "formality": "a direction from styled pairs changes style (2311.06668)",
-        "language": "a direction from translations changes the language of what is written",
-    }
-    for task, words in sources.items():
-        if task in every:
-            found.append(_claim(words, _verdict(every[task]), wins(task)))
-    asked = [t for t in every if t.startswith("answer in")]
-    if asked:
-        got = [_verdict(every[t]) for t in asked]
-        verdict = (
-            "holds"
-            if all(g == "holds" for g in got)
-            else "does not hold"
-            if set(got) == {"does not hold"}
-            else "holds in kind"
-        )
-        words = (
-            "the difference of prompts with and without an instruction makes the model follow it (2410.12877)"
-        )
-        found.append(_claim(words, verdict, ". ".join(wins(t) for t in asked)))
-        found.append(_in_context(data, asked))
-    found.append(_best_method(every))
-    if dose is not None:
-        found.append(_break_claim(dose))
-    words = "steering leaves what else the model can do as it was (MMLU and the like)"
-    numbers = (
-        "The model answers too few such questions to lose any; perplexity and KL stand in the table instead."
-    )
-    found.append(_claim(words, "cannot be tested at this size", numbers))
-    return found
-
-
-def _claim(words: str, verdict: str, numbers: str) -> dict[str, Any]:
-    return {"table": "claims", "claim": words, "verdict": verdict, "numbers": numbers}
-
-
-def _verdict(at: Any) -> str:
-    """`holds`: all methods lie above random and above the unsteered model; `holds in kind`: some do."""
-    good = at["beats_random"].values & (at["change_low"].values > 0)
-    return "holds" if good.all() else "holds in kind" if good.any() else "does not hold"
-
-
-def _in_context(data: Any, asked: list[str]) -> dict[str, Any]:
-    parts, better = [], []
-    for task in asked:
-        prompt = data.sel({"task": task, "method": "in-context prompt"})
-        best = max(
-            METHODS,
-            key=lambda m: np.nan_to_num(
-                float(data["mean_change"].sel({"task": task, "method": m})), nan=-9e9
-            ),
-        )
-        at = data.sel({"task": task, "method": best})
-        better.append(float(at["change_low"]) > float(prompt["change_high"]))
-        asked_for = f"asked {_with(prompt, 'mean_change', 'change')} at KL {_f(prompt['kl_along'])}"
-        parts.append(
-            f"{task}: {asked_for}, {best} {_with(at, 'mean_change', 'change')} at KL {_f(at['kl_along'])}"
-        )
-    verdict = "holds" if all(better) else "holds in kind" if any(better) else "does not hold"
-    words = "steering makes the model follow an instruction better than stating it does (intervals apart)"
-    return _claim(words, verdict, "; ".join(parts))
-
-
-def _best_method(every: dict[str, Any]) -> dict[str, Any]:
-    """Paired intervals of mean difference less probe weight, by task."""
-    from workbench.steering.measure.resample import interval, nan_mean
-
-    parts, apart = [], 0
-    for task, at in every.items():
-        difference = (
-            at["score"].sel({"method": "mean difference"}).values
-            - at["score"].sel({"method": "probe weight"}).values
-        )
-        low, high = interval(difference, 0)
-        apart += bool(low > 0)
-        parts.append(f"{task} {_f(nan_mean(difference))} [{_f(low)}, {_f(high)}]")
-    verdict = "holds" if apart == len(every) else "holds in kind" if apart else "does not hold"
-    words = "a difference of means steers better than a probe's weight (2310.06824)"
-    return _claim(words, verdict, "mean difference − probe weight at equal KL: " + "; ".join(parts))
-
-
-def _break_claim(dose: Any) -> dict[str, Any]:
-    at = dose.sel(direction="steered")
-    side = str(dose["side"].values[0])
-    strength, low, high = (float(at[f"break_{n}"].sel(side=side)) for n in ("strength", "low", "high"))
-    mean = at["mean_score"]
-    before = mean.where(mean["strength"] <= (strength if np.isfinite(strength) else np.inf))
-    gain = float(before.max() - mean.sel(strength=0.0))
-    whole = float(mean.max() - mean.sel(strength=0.0))
-    words = "an effect can be had before quality breaks (half of the largest change at a strength below the break)"
-    verdict = "holds" if gain > 0 and gain >= 0.5 * whole else "does not hold"
-    text = f"language breaks at {_f(strength)} [{_f(low)}, {_f(high)}] ({dose.attrs['quality']}); "
-    text += f"p(French) gains {_f(gain)} before it, {_f(whole)} at most"
-    return _claim(words, verdict, f"{text}; n {int(dose.sizes['prompt'])}")
 
 
 def _goals(data: Any) -> list[Goal]:
@@ -332,11 +209,17 @@ task)."""
 
 
 def _scorers(data: Any) -> list[dict[str, Any]]:
-    return [
-        {"task": str(t), "scorer": str(at["scorer"].values), "what is known of it": str(at["scorer_note"].values),
-         "unsteered [95 %]": f"{_f(at['mean_unsteered'])} [{_f(at['unsteered_low'])}, {_f(at['unsteered_high'])}]"}
-        for t in data["task"].values for at in [data.sel({"task": t})]
-    ]  # fmt: skip
+    rows = []
+    for task in data["task"].values:
+        at = data.sel({"task": task})
+        ends = f"[{short(at['unsteered_low'])}, {short(at['unsteered_high'])}]"
+        row = {
+            "task": str(task),
+            "scorer": str(at["scorer"].values),
+            "known of it": str(at["scorer_note"].values),
+        }
+        rows.append(row | {"unsteered [95 %]": f"{short(at['mean_unsteered'])} {ends}"})
+    return rows
 
 
 def _texts(data: Any, n: int = 2) -> list[dict[str, Any]]:

@@ -6,7 +6,8 @@ Directions of the same norm move a model by very different amounts, and most eff
 change of the next-token distribution fixed asks what a direction does for what it costs (steering-lite calibrates its
 methods so). Search for each direction, all of them as rows of the same batches:
 
-1. begin at a fifth of the activations' mean norm and multiply by sqrt(target / KL), since KL ~ s^2 for small s, until the target is passed;
+1. begin at a fifth of the activations' mean norm and multiply by sqrt(target / KL), since KL ~ s^2 for small
+s, until the target is passed;
 2. then keep the bracket [below, above] and take the straight line between its ends in log strength and log KL, or the
    geometric middle where the last step did not halve the bracket (bisection).
 
