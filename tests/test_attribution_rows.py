@@ -64,7 +64,7 @@ def test_products_are_computed_for_the_rows_that_matter(llama, monkeypatch, cont
     assert {n for _, n in back} == {LENGTH if control else LENGTH - 7}
 
 
-def test_equal_positions_of_both_runs_are_equal_in_every_bit(model):
+def test_nothing_differs_where_both_runs_have_the_same_tokens(model):
     runs = first_order.Runs.to_expand(model, SOURCE, BASE, METRIC, "denoising", 0)
     points = model.resolve(["blocks.*.hook_resid_post", "blocks.*.attn.hook_z"])
     (one,) = runs.expand(points, [p.name for p in points], False, 0, 1024)

@@ -240,7 +240,7 @@ def test_a_pair_of_prompts_of_one_length_becomes_grids(app, page):
 
 def test_probes_at_sites_that_exist_become_curves_and_a_table(app, page):
     page.goto(f"{app.url}/probes")
-    page.get_by_label("Examples").fill("40")
+    page.get_by_label("Examples", exact=True).fill("40")
     page.get_by_label("Folds").fill("2")
     sites = page.get_by_role("textbox", name="Sites")
     sites.fill("blocks.1.hook_resid_pots")

@@ -175,7 +175,6 @@ def test_what_is_saved_is_the_probe_of_the_cell_and_reads_new_texts_as_the_sweep
     assert result.data["token"].values.tolist() == column("colour")[:6]
 
 
-@pytest.mark.xfail(reason="was being written when the session ended", strict=False)
 def test_a_saved_probe_refuses_another_site_or_model_and_says_how_often_it_is_right(
     workbench, here, tmp_path
 ):

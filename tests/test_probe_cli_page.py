@@ -35,7 +35,7 @@ SPECS = [
         dataset="x", kinds=["mlp"], penalty=[0.1, 3.0], folds=7, position=-3, controls=False, group_by="it"
     ),
     ProbeSpec(
-        store="acts/", label_sets={"t": {"field": "truth"}}, model=ModelSpec(name="m", dtype="bfloat16")
+        store="acts", label_sets={"t": {"field": "truth"}}, model=ModelSpec(name="m", dtype="bfloat16")
     ),
     ProbeSpec(dataset="x", n_bootstrap=50),  # has no option of its own
 ]

@@ -25,6 +25,8 @@ from probes.kinds import (
     RidgeProbe,
     SparseProbe,
 )
+from probes.leace import Leace
+from probes.mil import Bags, SawmilProbe
 from probes.saving import SAVED, load_probe, save_probe
 from workbench.errors import DataError
 
@@ -41,8 +43,10 @@ MAKERS = {
     "crc": CrcProbe,
     "mlp": lambda: MlpProbe(width=3, max_epochs=3),
     "sparse": lambda: SparseProbe(k=2),
+    "leace": lambda: Leace(target="classes"),
+    "sawmil": lambda: SawmilProbe(penalties=(0.1, 1.0), inner_folds=2),
 }
-MANY = ("ridge", "multinomial", "lda", "mlp")
+MANY = ("ridge", "multinomial", "lda", "mlp", "leace")
 
 
 def same(a, b) -> bool:
@@ -67,6 +71,8 @@ def data(kind: str, seed: int, n: int, d: int, names: list):
     label = random.permutation(np.arange(n) % (len(names) if kind in MANY else 2))
     if kind in ("ccs", "crc"):
         return random.normal(size=(n, 2, d)), np.array(names)[label]
+    if kind == "sawmil":
+        return Bags.of(list(random.normal(size=(n, 3, d)))), np.array(names)[label]
     rows = random.normal(size=(n, d)) * random.lognormal(0, 3, d)
     if kind == "ridge":
         return rows, np.stack([rows[:, 0] + label, random.normal(size=n)], 1) if seed % 2 else rows[
@@ -97,7 +103,7 @@ def test_a_probe_comes_back_bit_for_bit(tmp_path_factory, kind, seed, n, d, name
     back = load_probe(save_probe(probe, path))
     assert type(back) is type(probe)
     assert same(vars(back), vars(probe)), (vars(back), vars(probe))
-    for method in ("decision_function", "predict", "predict_proba"):
+    for method in ("decision_function", "predict", "predict_proba", "transform"):
         if hasattr(probe, method):
             assert same(getattr(back, method)(rows), getattr(probe, method)(rows))
 

@@ -42,6 +42,7 @@ def test_a_rule_with_a_value_says_of_each_row_whether_it_has_it(values):
 
 def test_values_are_found_however_they_are_written():
     assert same(True, "true") and same("true", True) and same(7, "7") and same(False, "False")
+    assert same(7.0, "7") and same(7, "7.0") and not same(7.5, "7") and not same(7, "seven")
     assert not same(True, 1) and not same("7.0", 7) and not same("True story", True)
 
 

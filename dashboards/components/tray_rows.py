@@ -147,7 +147,9 @@ def confirmation(what: str, name: str) -> list[Any]:
             ),
         ]
     return [
-        dmc.TextInput(id={"type": "tray-new-name", **ids}, label="New name", value=name),
+        dmc.TextInput(
+            id={"type": "tray-new-name", **ids}, label="New name", value=name, **{"data-autofocus": "true"}
+        ),
         dmc.Group([dmc.Button("Rename", id={"type": "tray-confirm", "what": what, **ids}), keep], mt="md"),
     ]
 

@@ -68,9 +68,14 @@ class Rule(BaseModel):
 
 
 def same(value: Any, wanted: Any) -> bool:
-    """Whether a field has a value that may be written as text (`true`, `7`)."""
+    """Whether a field has a value that may be written as text (`true`, `7`, and 7 for 7.0)."""
     if isinstance(value, bool) or isinstance(wanted, bool):
         return str(value).lower() == str(wanted).lower()
+    if isinstance(value, int | float) and isinstance(wanted, str):
+        try:
+            return value == float(wanted)
+        except ValueError:
+            return False
     return value == wanted or str(value) == str(wanted)
 
 

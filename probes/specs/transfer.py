@@ -103,20 +103,25 @@ class TransferSpec(PromptFields):
         return result
 
     def _conditions(self, prompts: PromptSet, read: Any) -> dict[str, Any]:
-        """One collection, cut into the sets; a row may stand in several."""
+        """One collection, cut into the sets; a row may stand in several. An empty set is found before the model runs."""
+        rows = {name: self._rows(prompts, name, conditions) for name, conditions in self.sets.items()}
+        groups = self.grouping(prompts) or [f"prompt {i}" for i in range(len(prompts))]
         acts = read(prompts)
         x = acts.rows(acts.sites[0]).flatten(1)
-        groups = self.grouping(prompts) or [f"prompt {i}" for i in range(len(prompts))]
-        found = {}
-        for name, conditions in self.sets.items():
-            columns = {field: prompts.column(field) for field in conditions}
-            at = [
-                i
-                for i in range(len(prompts))
-                if all(same(columns[field][i], wanted) for field, wanted in conditions.items())
-            ]
-            if not at:
-                asked = ", ".join(f"{k}={v}" for k, v in conditions.items())
-                raise DataError(f"Set {name!r} is empty: no prompt of {prompts.name!r} has {asked}.")
-            found[name] = (x[at], [prompts.labels[i] for i in at], [groups[i] for i in at])
-        return found
+        return {
+            name: (x[at], [prompts.labels[i] for i in at], [groups[i] for i in at])
+            for name, at in rows.items()
+        }
+
+    @staticmethod
+    def _rows(prompts: PromptSet, name: str, conditions: dict[str, Any]) -> list[int]:
+        columns = {field: prompts.column(field) for field in conditions}
+        at = [
+            i
+            for i in range(len(prompts))
+            if all(same(columns[field][i], wanted) for field, wanted in conditions.items())
+        ]
+        if not at:
+            asked = ", ".join(f"{k}={v}" for k, v in conditions.items())
+            raise DataError(f"Set {name!r} is empty: no prompt of {prompts.name!r} has {asked}.")
+        return at

@@ -244,7 +244,7 @@ def _apply(data: xr.Dataset) -> Table:
     for at in _prompts(data, shown):
         row = [str(at["prompt_text"].item()), repr(str(at["token"].item())), str(at["answer"].item())]
         row.append(_number(at["probability"].max()))
-        rows.append(row + [str(at["label"].item())] * ("label" in data.coords))
+        rows.append([*row, str(at["label"].item())] if "label" in data.coords else row)
     return columns, rows
 
 

@@ -61,6 +61,8 @@ class _Pass:
     own: Activations
     gradients: Activations
     ends: tuple[float, float]
+    equal: int
+    """How many positions the source run shares with its base run."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,10 @@ class Runs(Pairs):
         elif following is not None:
             wrong = deranged(taken, np.random.default_rng(seed), "")
         minus = lambda values: {p.name: values[p.name] - own[p.name] for p in points}  # noqa: E731
-        return Expansion(own, taken, minus(taken), wrong and minus(wrong), one.gradients, one.ends)
+        delta = minus(taken)
+        for values in delta.values():  # experts and unlike batches may round equal rows otherwise
+            values[: one.equal] = 0
+        return Expansion(own, taken, delta, wrong and minus(wrong), one.gradients, one.ends)
 
     def _passes(
         self, points: Sequence[Site], probed: Sequence[str], control: bool, tokens_per_backward: int
@@ -206,7 +211,7 @@ class Runs(Pairs):
                     )  # fmt: skip
                 else:
                     slopes = {name: g[row] for name, g in found.items()}
-                yield _Pass(i, taken, own, slopes, ends)  # type: ignore[arg-type]
+                yield _Pass(i, taken, own, slopes, ends, batch.equal[row])  # type: ignore[arg-type]
 
     def _known(self, i: int) -> MetricFunction | None:
         """The metric of pair i, where it can be known before the run."""
