@@ -59,7 +59,7 @@ def check(steering, expected, **options) -> None:
         (From(index=1), lambda row, p, n: p >= 1),
         (From(index=-1), lambda row, p, n: p >= n - 1),
     ],
-    ids=str,
+    ids=["all", "prompt", "generated", "last", "from 1", "from -1"],
 )
 def test_a_rule_steers_its_positions_and_no_others(where, applies, side):
     lengths = [2, 3, 1]  # as if the rest had been generated
