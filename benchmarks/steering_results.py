@@ -38,6 +38,7 @@ class Stages:
 def run(
     seed: int = 0,
     test: int = 24,
+    sentiment: int = 104,
     kl: float = 1.0,
     randoms: int = 3,
     sites: str = SITES,
@@ -57,7 +58,8 @@ def run(
     started = time.perf_counter()
     model = wb.load_model("smollm2-135m", device="cpu", dtype="float32")
     names = [t for t in tasks.split(",") if t] or list(SHIPPED)
-    made = [shipped_task(model, name, n_test=test, seed=seed) for name in names]
+    n_test = {name: sentiment if name == "sentiment" else test for name in names}
+    made = [shipped_task(model, name, n_test=n, seed=seed) for name, n in n_test.items()]
     result = compare_methods(
         model,
         made,
@@ -71,7 +73,8 @@ def run(
     dose = _dose(wb, model, made[names.index("language")], result, seed) if "language" in names else None
     settings = {
         **machine(), "model": "smollm2-135m, float32, greedy", "seed": seed, "target KL": f"{kl:g} nats per token",
-        "sites": sites, "random directions": randoms, "test prompts": test, "selection prompts": 8, "pairs": 24,
+        "sites": sites, "random directions": randoms, "test prompts": f"{test} (sentiment {sentiment})",
+        "selection prompts": 8, "pairs": 24,
     }  # fmt: skip
     report = Report(settings, rows=_rows(result.data))
     report.rows += _dose_rows(dose) if dose is not None else []
@@ -245,4 +248,14 @@ def _markdown(rows: list[dict[str, Any]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(run, __doc__ or "", seed=0, test=24, kl=1.0, randoms=3, sites=SITES, tasks="", page=PAGE, threads=2)
+    defaults = {
+        "seed": 0,
+        "test": 24,
+        "sentiment": 104,
+        "kl": 1.0,
+        "randoms": 3,
+        "sites": SITES,
+        "tasks": "",
+        "page": PAGE,
+    }
+    main(run, __doc__ or "", **defaults, threads=2)

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import dash_mantine_components as dmc
 from dash import html
 
-from dashboards.components.aria import aria
+from dashboards.components.aria import aria, focused
 from dashboards.state import AppState
 from workbench.errors import RunError
 
@@ -147,9 +147,7 @@ def confirmation(what: str, name: str) -> list[Any]:
             ),
         ]
     return [
-        dmc.TextInput(
-            id={"type": "tray-new-name", **ids}, label="New name", value=name, **{"data-autofocus": "true"}
-        ),
+        dmc.TextInput(id={"type": "tray-new-name", **ids}, label="New name", value=name, **focused()),
         dmc.Group([dmc.Button("Rename", id={"type": "tray-confirm", "what": what, **ids}), keep], mt="md"),
     ]
 

@@ -103,7 +103,7 @@ class TransferSpec(PromptFields):
         return result
 
     def _conditions(self, prompts: PromptSet, read: Any) -> dict[str, Any]:
-        """One collection, cut into the sets; a row may stand in several. An empty set is found before the model runs."""
+        """One collection, cut into the sets, of which a row may stand in several; an empty set is found before it."""
         rows = {name: self._rows(prompts, name, conditions) for name, conditions in self.sets.items()}
         groups = self.grouping(prompts) or [f"prompt {i}" for i in range(len(prompts))]
         acts = read(prompts)

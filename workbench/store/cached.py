@@ -1,25 +1,41 @@
-"""`CachedRows`: rows that the page cache holds already, gathered from the map of their file.
+"""`CachedRows`: rows that the page cache holds already, to be taken from the map of their file.
 
-From the cache, a copy by the processor out of the map takes half as long as `pread`, which looks up every page. From a
-disk it is the other way round: a map is read page by page as it is touched, and what the disk cannot read ends the
-process. So rows are taken from the map only where the cache has them; the caller reads the others.
+From the cache, a copy by the processor out of the map takes half as long as `pread`, which looks up every page, and it
+may go in any order. From a disk it is the other way round: a map is read page by page as it is touched, and what the
+disk cannot read ends the process. So rows are taken from the map only where the cache has them; the caller reads the
+others.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
+from workbench.store.contiguous import Stretch, Together
 from workbench.store.manifest import shard_files
+from workbench.store.raw import integer_type
 from workbench.store.reader import Store
 from workbench.store.values import places, values_size
 
-_EVERY = 512
+_EVERY = 2048
 """One of so many rows of a file is looked for in the cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mapped:
+    """Rows in the map.
+
+    Attributes:
+        values: [row, value] read only, as integers of the dtype's width.
+        numbers: [row] int64: of each row asked for, which of `values` it is (0 where it is not there).
+        there: [row] whether it is.
+    """
+
+    values: np.ndarray
+    numbers: np.ndarray
+    there: np.ndarray
 
 
 class CachedRows:
@@ -32,56 +48,61 @@ class CachedRows:
             site: exact name of the site.
         """
         self._site = site
-        self._shards = [(part.manifest, shard) for part in store.parts for shard in part.shards]
-        self._files: dict[int, tuple[Path, int, int, int]] = {}
-        self._starts = np.cumsum([0, *(shard.rows for _, shard in self._shards)], dtype=np.int64)
+        self._shards = [shard for part in store.parts for shard in part.shards]
+        self._starts = np.cumsum([0, *(shard.rows for shard in self._shards)], dtype=np.int64)
+        self._stretches, self._sizes = [], []
+        self._row_bytes = store[site].row_bytes
+        self._integer = integer_type(store[site].dtype)
+        for part in store.parts:
+            for shard in part.shards:
+                start = places(part.manifest.sites, shard.rows)[site].start
+                path = shard.folder / shard_files(shard.record.number)["values"]
+                self._stretches.append(Stretch(path, start, shard.rows * self._row_bytes))
+                self._sizes.append(values_size(part.manifest.sites, shard.rows))
+        self._tried, self._together = False, None
 
-    def take(self, rows: np.ndarray, out: Tensor) -> bool:
-        """`out[:] = all_rows[rows]` if the page cache seems to have them. False: it has not, and `out` is anything.
+    def find(self, rows: np.ndarray) -> Mapped | None:
+        """Where rows lie in the map, checked. None: half of them or more are not in the page cache.
 
         Args:
             rows: [row] int64, increasing.
-            out: contiguous [row, ...] CPU tensor of the site's dtype.
 
         Raises:
             DataError: rows that are checked for the first time are damaged.
         """
-        owner = np.searchsorted(self._starts, rows, side="right") - 1
-        edges = np.flatnonzero(np.diff(owner, prepend=-1, append=len(self._shards)))
-        here = [slice(first, last) for first, last in itertools.pairwise(edges.tolist())]
-        if not all(self._is_cached(owner[part.start], rows[part]) for part in here):
-            return False
-        for part in here:
-            number = owner[part.start]
-            self._shards[number][1].take(self._site, rows[part] - self._starts[number], out[part])
-        return True
+        if not hasattr(os, "RWF_NOWAIT"):
+            return None
+        if not self._tried:
+            self._tried, self._together = True, Together.of(self._stretches, self._row_bytes)
+        if self._together is None:
+            return None
+        numbers, there = np.zeros(len(rows), np.int64), np.zeros(len(rows), bool)
+        edges = np.searchsorted(rows, self._starts)
+        for i in np.flatnonzero(np.diff(edges)).tolist():
+            here, first = slice(edges[i], edges[i + 1]), self._together.first[i]
+            local = rows[here] - self._starts[i]
+            if first >= 0 and self._is_cached(i, local):
+                self._shards[i].check(self._site, local)
+                numbers[here], there[here] = local + first, True
+        if 2 * there.sum() <= len(rows):
+            return None
+        values = self._together.rows.view(self._integer)
+        return Mapped(values, numbers, there)
 
     def _is_cached(self, number: int, rows: np.ndarray) -> bool:
         """Whether some of the rows of a shard can be read without waiting for the disk (Linux can tell)."""
-        if not hasattr(os, "RWF_NOWAIT"):
-            return False
-        path, size, start, row_bytes = self._file(number)
+        stretch, byte = self._stretches[number], bytearray(1)
         try:
-            descriptor = os.open(path, os.O_RDONLY)
+            descriptor = os.open(stretch.path, os.O_RDONLY)
         except OSError:
             return False  # whoever reads it says what is wrong
         try:
-            if os.fstat(descriptor).st_size != size:
+            if os.fstat(descriptor).st_size != self._sizes[number]:
                 return False
-            looks, byte = rows[::_EVERY] - self._starts[number], bytearray(1)
-            for offset in (start + looks * row_bytes).tolist():
+            for offset in (stretch.start + rows[::_EVERY] * self._row_bytes).tolist():
                 os.preadv(descriptor, [byte], offset, os.RWF_NOWAIT)
         except OSError:  # it would have to wait, or the file system cannot tell
             return False
         finally:
             os.close(descriptor)
         return True
-
-    def _file(self, number: int) -> tuple[Path, int, int, int]:
-        """Of a shard's values: the file, its length, where the site begins in it, and the bytes of a row."""
-        if number not in self._files:
-            manifest, shard = self._shards[number]
-            place = places(manifest.sites, shard.rows)[self._site]
-            path = shard.folder / shard_files(shard.record.number)["values"]
-            self._files[number] = path, values_size(manifest.sites, shard.rows), place.start, place.row_bytes
-        return self._files[number]

@@ -1,9 +1,10 @@
 """`ShuffledLoader`: shuffled batches of one site, for training, with bounded memory and exact resume.
 
-The order is that of `order.py`; two background threads fill the batches of the next window while those of the current
-one are served (`batches.py`). A batch is its holder's: its memory is used again only when nobody holds it any more.
-Memory: two windows of at most `buffer_bytes`, or one where everything fits it, and the batches in use. Rows that the
-page cache has are mapped, which some tools count as memory of the process; the system may take it at any time.
+The order is that of `order.py`; background threads fill the next batches while one is used (`batches.py`). A batch is
+its holder's: its memory is used again only when nobody holds it any more. Memory: the batches in use and a few ahead;
+for rows that have to be read from a disk also two windows of at most `buffer_bytes`, or one where everything fits it.
+Rows that the page cache has are mapped, which some tools count as memory of the process; the system may take it at any
+time.
 
     loader = ShuffledLoader(store, "blocks.15.hook_resid_post", batch_size=4096)
     SAETrainer(cfg, sae, data_provider=loader).fit()            # sae-lens

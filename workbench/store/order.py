@@ -55,7 +55,7 @@ class ShuffleOrder:
         """[row] int64 the rows of a window, increasing: as they are read."""
         chunks = self._dealt(epoch)[0][window]
         rows = (chunks[:, None] * self.chunk_rows + np.arange(self.chunk_rows)).reshape(-1)
-        return rows[rows < self.n_rows]
+        return rows[: np.searchsorted(rows, self.n_rows)]
 
     def permutation(self, epoch: int, window: int, n: int) -> np.ndarray:
         """[row] int64 the order in which the `n` rows of a window are served."""

@@ -127,16 +127,3 @@ class _Arena:
         last = (number + 1) * self._slab_bytes // mmap.PAGESIZE * mmap.PAGESIZE
         if last > first and hasattr(mmap, "MADV_DONTNEED"):
             self.memory.madvise(mmap.MADV_DONTNEED, first, last - first)
-
-
-def place(found: np.ndarray, slabs: Sequence[Slab], slab: np.ndarray, row: np.ndarray) -> None:
-    """Copy each row of `found` to row `row[i]` of `slabs[slab[i]]`; those with `slab[i] == -1` go nowhere."""
-    arenas = {target.arena.ctypes.data: target.arena for target in slabs}
-    starts = np.array([target.start for target in slabs])
-    if len(arenas) == 1 and (slab >= 0).all():
-        slabs[0].arena[starts[slab] + row] = found
-        return
-    owner = np.array([target.arena.ctypes.data for target in slabs])[slab]
-    for address, arena in arenas.items():
-        here = np.flatnonzero((owner == address) & (slab >= 0))
-        arena[starts[slab[here]] + row[here]] = found[here]

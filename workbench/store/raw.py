@@ -25,6 +25,11 @@ def as_bytes(tensor: Tensor) -> memoryview:
     return tensor.detach().reshape(-1).view(torch.uint8).numpy().data
 
 
+def integer_type(dtype: torch.dtype) -> np.dtype:
+    """numpy's integers of the same width."""
+    return np.dtype(f"i{dtype.itemsize}")
+
+
 def as_integers(tensor: Tensor) -> np.ndarray:
     """The same memory as an array of integers of the same width."""
     return tensor.detach().view(_INTEGER[tensor.element_size()]).numpy()

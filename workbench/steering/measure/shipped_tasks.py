@@ -63,7 +63,8 @@ def shipped_task(
     Args:
         model: whose reading the classifiers use, and whose chat template the requests.
         name: of the task.
-        n_train, n_selection, n_test: pairs and prompts, at most 24 pairs and 32 prompts in all.
+        n_train, n_selection, n_test: pairs and prompts, at most 24 pairs and 32 prompts in all (112 for sentiment and
+            language).
         seed: which pairs make directions and which the classifier, and which prompts are for what.
 
     Raises:
