@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import re
+from math import radians, sin
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from plotly.subplots import make_subplots
 
 from dashboards.figures import signed, theme
 from dashboards.figures.bars import BARS, error_bars, vertical
-from dashboards.figures.grid import bottom, fits, shorten, visible
+from dashboards.figures.grid import fits, shorten, visible
 from dashboards.figures.lines import HOVER, Curve, curve, hover_title
 from dashboards.figures.signed import Grid
 from dashboards.figures.theme import f32, number, safe
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 KINDS = ("direction_cosines", "direction_tokens", "direction_angles")
 SHORT = 28
 """Characters of a direction's name on an axis."""
+_ANGLE = 40
+"""Degrees by which the names under the cells are turned."""
+_AT_BLOCK = re.compile(r" @ blocks\.(\d+)\.(?:attn\.)?hook_(\w+)$")
 SAYS = {
     "direct": "direct effect on the logits (norm held)",
     "last_stream": "added to the last residual stream",
@@ -65,7 +70,9 @@ def _bands_text(result: Result) -> str:
 
 
 def _names(result: Result) -> list[str]:
-    names = [shorten(str(n), SHORT) for n in result.data["direction"].values]
+    """Names with their sites, `truth @ 14 resid_post`, and numbers in front where shortening makes two the same."""
+    told = [_AT_BLOCK.sub(r" @ \1 \2", str(n)) for n in result.data["direction"].values]
+    names = [shorten(n, SHORT) for n in told]
     return [safe(f"{i} {n}") if names.count(n) > 1 else safe(n) for i, n in enumerate(names)]
 
 
@@ -107,13 +114,17 @@ def cosines_figure(result: Result) -> go.Figure:
     written = fits(len(cells.columns))
     note = "Numbers stand in cells outside the band of one pair." if written else ""
     x, y = signed.axes(cells)
+    longest = max(map(len, cells.columns))
     made = theme.layout(
         "Cosines between directions",
         _subtitle(result, _bands_text(result), note),
         plot_height=max(160, 30 * len(cells.rows)),
-        bottom=bottom(cells.columns),
+        bottom=int(30 + 6.2 * longest * sin(radians(_ANGLE))),
     )
-    layout = {**made, "xaxis": x, "yaxis": y, "coloraxis": signed.colours(1.0, "cosine")}
+    # Names stand on both sides of the cells, so the words above begin at the edge of the figure.
+    title = {**made["title"], "x": 0.02, "xref": "container"}
+    x = {**x, "tickangle": -_ANGLE}
+    layout = {**made, "title": title, "xaxis": x, "yaxis": y, "coloraxis": signed.colours(1.0, "cosine")}
     return go.Figure(signed.heatmap(cells, cells.values, "cosine", written=written), layout=layout)
 
 
