@@ -65,6 +65,10 @@ NAMES = {
     "direction_cosines": "Cosines of directions",
     "direction_tokens": "Tokens of a direction",
     "direction_angles": "Angles between subspaces",
+    "direction_make": "Directions by site",
+    "steered_texts": "Steered texts",
+    "steering_methods": "Steering methods",
+    "z_steer": "Vectors that write sentences",
 }
 N_TEXTS = 5
 """Of so many prompts the generated texts are shown; the page says how many there are."""

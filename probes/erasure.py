@@ -21,12 +21,12 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float64, Int64
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
 from probes.folds import assign_folds
 from probes.leace import Leace, as_numpy
 from probes.mil.labels import encode, group_codes, interval, resamples
+from probes.scores import Bootstrap, auc
 from workbench.errors import DataError
 from workbench.provenance import provenance
 from workbench.results import Result, array
@@ -67,7 +67,7 @@ def erase_scores(
 
     Returns:
         `Result` of kind `probe_erasure`, dims `rows` (same, other) and `eraser`: `accuracy`, `log_loss` (nats) with
-        `_low` and `_high`; for two classes `auc` (mean of folds); `drop`, accuracy with `none` minus accuracy, with its
+        `_low` and `_high`; for two classes `auc` (pairs of one fold), too; `drop`, accuracy with `none` minus accuracy, with its
         ends; `train_log_loss` of the probe's rows; `squared_change`, mean ‖r(x) − x‖² of the eraser's rows as a share
         of their variance; `rank`. `attrs` has n, the majority accuracy and the log-losses of a constant.
 
@@ -138,14 +138,13 @@ def erase_scores(
         for end, found in (("", values.mean(-1)), ("_low", ends[..., 0]), ("_high", ends[..., 1])):
             variables[name + end] = array(dims, found, long_name=text, units=units_of)
     if len(classes) == 2:
-        decided = p[..., 1].round(TIE)
-        auc = [
-            roc_auc_score(codes[fold == f], row[fold == f])
-            for row in decided.reshape(-1, len(x))
-            for f in range(folds)
-        ]
-        mean_auc = np.reshape(auc, (*shape, folds)).mean(-1)
-        variables["auc"] = array(dims, mean_auc, long_name="AUC, out of fold, mean of folds", units="")
+        draws = Bootstrap(units, len(x), n=n_bootstrap, seed=seed + 2)
+        decided = p[..., 1].round(TIE).reshape(-1, len(x))
+        ends = [draws.auc_interval(row, codes == 1, fold) for row in decided]
+        found = np.column_stack([[auc(row, codes == 1, fold) for row in decided], np.array(ends)])
+        for i, (end, said) in enumerate((("", ""), ("_low", ", lower end"), ("_high", ", upper end"))):
+            said = f"AUC, out of fold, pairs of one fold{said}{' of the 95 % interval' if end else ''}"
+            variables["auc" + end] = array(dims, found[:, i].reshape(shape), long_name=said, units="")
     texts = ("log-loss on training rows (nats)", "mean squared change / variance", "dimensions erased")
     for (name, values), text in zip(per_fold.items(), texts, strict=True):
         variables[name] = array(dims, values.mean(-1), long_name=text, units="")
@@ -168,6 +167,7 @@ def erase_scores(
         for rows in ("same", "other")
     }
     summary = {"accuracy": summary} | {k: attrs[k] for k in ("majority_accuracy", "n", "n_groups", "control")}
+    summary["majority_accuracy"] = round(summary["majority_accuracy"], 4)
     made = provenance(None, seed=seed, seconds={"erase": time.perf_counter() - started})
     return Result("probe_erasure", data, made, summary)
 

@@ -124,7 +124,7 @@ def regress(
         at = data.isel(dict(zip(some.dims, place, strict=True))).isel(target=i)
         best[target] = {str(d): at[d].item() for d in (*some.dims, "site")}
         keys = ("r2", "r2_low", "r2_high", "mae", "control_r2", "control_r2_high")
-        best[target] |= {k: round(float(at[k]), 4) for k in keys if k in at}
+        best[target] |= {k: round(float(at[k]), 4) + 0.0 for k in keys if k in at}  # no -0.0
     seconds = {**source.provenance.seconds, "probe": round(time.perf_counter() - started, 4)}
     made = provenance(None, seed=seed, seconds=seconds, settings={"collect": source.provenance.settings})
     made = replace(made, model=source.provenance.model, inputs=source.provenance.inputs)

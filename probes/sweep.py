@@ -263,4 +263,5 @@ def _task(
 
 
 def _named(value: Any, index: int, n: int) -> str:
-    return ("negative", "positive")[index] if n == 2 else repr(value)
+    """A class for a message: its label, and of two which one it is."""
+    return f"{('negative', 'positive')[index]} ({value!r})" if n == 2 else repr(value)

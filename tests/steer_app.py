@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
 
 import torch
 from conftest import tiny_model
@@ -26,25 +25,10 @@ SPEC = {
     "max_new_tokens": 6,
 }
 
-SPECS = {
-    "steer_direction": "dashboards.pages.steer_spec:SteerDirectionSpec",
-    "direction_tokens": "dashboards.components.tray_spec:DirectionTokensSpec",
-}
-
-
-def with_specs(**asked):
-    """`entry_points`, with the kinds of the Steer page."""
-    found = entry_points(**asked)
-    if asked.get("group") != "workbench.specs":
-        return found
-    missing = [EntryPoint(n, v, "workbench.specs") for n, v in SPECS.items() if n not in found.names]
-    return EntryPoints([*found, *missing])
-
 
 def tray_of_its_own(tmp_path, monkeypatch):
-    """Fixture: an empty library, and the kinds of spec also where the installed metadata is older."""
+    """Fixture: an empty library."""
     monkeypatch.setenv("WORKBENCH_DIRECTIONS", str(tmp_path / "directions"))
-    monkeypatch.setattr("workbench.specs.entry_points", with_specs)
     return tmp_path / "directions"
 
 

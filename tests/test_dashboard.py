@@ -35,7 +35,7 @@ from workbench.lens.spec import LensSpec
 from workbench.patching.specs.sweep import PatchSpec
 from workbench.runs import run_spec
 from workbench.specs import ModelSpec, load_spec, parse_spec
-from workbench.steering.spec import SteerSpec
+from workbench.steering.specs.labelled import SteerSpec
 
 ASSETS = Path(lens.__file__).parents[1] / "assets"
 PROMPT = "When Mary and John went to the store, John gave a drink to"

@@ -15,9 +15,9 @@ from steer_app import SITE, SPEC, asked, direction
 from test_dashboard import as_text, call, show
 
 import workbench as wb
-from dashboards.pages import steer, steer_code, steer_fields, steer_form, steer_show, steer_texts
+from dashboards.pages import steer, steer_code, steer_fields, steer_form, steer_show
 from dashboards.pages.steer_fields import fields, form_values, parse_strengths
-from workbench.directions import Direction, DirectionSet, library
+from workbench.directions import Direction, DirectionSet, carried, library
 from workbench.errors import DataError, PromptError, RunError
 from workbench.runs import run_spec
 from workbench.specs import load_spec, parse_spec
@@ -167,9 +167,7 @@ def test_natural_units_are_multiples_of_the_scale_and_not_offered_for_angles():
 
 @pytest.fixture(scope="module")
 def texts_run(tmp_path_factory, model):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("workbench.specs.entry_points", steer_app.with_specs)
-        return run_spec(asked(), runs=tmp_path_factory.mktemp("runs"), model=model)
+    return run_spec(asked(), runs=tmp_path_factory.mktemp("runs"), model=model)
 
 
 def test_texts_are_those_of_generate_one_by_one(texts_run, model):
@@ -204,10 +202,10 @@ def test_the_direction_comes_back_from_a_run_bit_for_bit(texts_run, tmp_path, se
     given_ = (
         DirectionSet([held, direction(2, "blocks.0.attn.hook_z", d=32)], name="both") if several else held
     )
-    data = steer_texts.with_direction(texts_run.result.data.drop_vars("vector"), given_)
+    data = carried.with_direction(texts_run.result.data.drop_vars("vector"), given_)
     saved = replace(texts_run.result, data=data).save(tmp_path / "r.zarr")
-    back = steer_texts.direction_of(wb.Result.load(saved))
-    for a, b in zip(steer_texts.members(back), steer_texts.members(given_), strict=True):
+    back = carried.direction_of(wb.Result.load(saved))
+    for a, b in zip(carried.members(back), carried.members(given_), strict=True):
         assert torch.equal(a.vector, b.vector)
         assert (a.site, a.scale, a.name, a.model_fingerprint) == (
             b.site,
@@ -225,7 +223,7 @@ def test_a_dose_response_is_that_of_the_library_and_holds_its_direction(model, t
     metric = wb.LogitDifference("Mary", "John")
     alone = wb.steering.dose_response(model, SPEC["prompts"], made, strengths, metric, n_random=2)
     assert np.allclose(run.result.data["score"], alone.data["score"], atol=1e-5)
-    assert torch.equal(steer_texts.direction_of(run.result).vector, made.vector)
+    assert torch.equal(carried.direction_of(run.result).vector, made.vector)
     assert "random directions" in steer_show.sentence(run.result)
 
 

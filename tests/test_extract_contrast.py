@@ -194,7 +194,7 @@ def test_fractional_reasoning_is_the_vector_between_two_instructions(llama):
     for a, b in zip(found, same, strict=True):
         assert torch.equal(a.vector, b.vector)
         assert a.source == "fractional"
-    assert found.settings["application"]["positions"] == "last"
+    assert found.settings["application"]["positions"] == {"from": -1}
     assert [rampdown(t) for t in (0, 25, 50, 1000)] == pytest.approx([1, 0.5, 0.5, 0.5])
     assert rampdown(10) == pytest.approx((1 + np.cos(np.pi / 5)) / 2)
     drawn = trial_strengths(50, seed=1)

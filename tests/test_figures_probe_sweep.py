@@ -261,7 +261,7 @@ def test_the_penalty_figure_shows_kinds_with_a_path_and_rings_the_least_log_loss
     result = MADE["several labels"]
     figure = figures(result)["penalty"]
     at = result.data.sel(label="europe", probe="logistic")
-    at = at.isel(layer=int(at["auc"].argmax()))
+    at = at.isel(layer=int(at["auc"].values.argmax()))
     name = f"europe, layer {int(at['layer'])}"
     np.testing.assert_allclose(trace(figure, name).y, at["auc_by_penalty"], rtol=1e-6)
     np.testing.assert_allclose(trace(figure, f"{name}, log-loss").y, at["log_loss_by_penalty"], rtol=1e-6)

@@ -31,7 +31,9 @@ def test_every_row_of_a_file_that_fits_is_where_it_is_said_to_be(tmp_path_factor
     row = data.draw(st.sampled_from([2, 6, 12, 64, 250, 256, 2304, 4096, 5000]))
     starts = data.draw(st.lists(st.integers(0, 200).map(lambda n: 64 * n), min_size=1, max_size=5))
     rows = [data.draw(st.integers(0, 9)) for _ in starts]
-    files = [written(folder, i, start, n * row) for i, (start, n) in enumerate(zip(starts, rows, strict=True))]
+    files = [
+        written(folder, i, start, n * row) for i, (start, n) in enumerate(zip(starts, rows, strict=True))
+    ]
     found = Together.of([stretch for stretch, _ in files], row)
     if not any(rows):
         assert found is None
@@ -50,7 +52,9 @@ def test_every_row_of_a_file_that_fits_is_where_it_is_said_to_be(tmp_path_factor
 
 
 def test_of_offsets_that_do_not_fit_the_larger_part_is_taken(tmp_path):
-    files = [written(tmp_path, i, start, 256 * n) for i, (start, n) in enumerate([(64, 3), (256, 2), (512, 2)])]
+    files = [
+        written(tmp_path, i, start, 256 * n) for i, (start, n) in enumerate([(64, 3), (256, 2), (512, 2)])
+    ]
     found = Together.of([stretch for stretch, _ in files], 256)
     assert found is not None and (found.first >= 0).tolist() == [False, True, True]
 

@@ -8,7 +8,7 @@ from probes.spec import ProbeSpec
 from workbench.lens.spec import LensSpec
 from workbench.patching.specs.sweep import PatchSpec
 from workbench.specs import ModelSpec, Spec
-from workbench.steering.spec import SteerSpec
+from workbench.steering.specs.labelled import SteerSpec
 
 CLEAN = "When Mary and John went to the store, John gave a drink to"
 CORRUPT = "When Mary and John went to the store, Mary gave a drink to"

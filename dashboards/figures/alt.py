@@ -73,9 +73,13 @@ OF_PROBES: dict[str, str] = {
     "direction_cosines": "directions",
     "direction_tokens": "directions",
     "direction_angles": "directions",
+    "direction_make": "steer_runs",
+    "steered_texts": "steer_runs",
+    "z_steer": "steer_runs",
+    "steering_methods": "steer_methods",
     "input_attribution": "tokens",
 }
-"""The same for probes, directions and tokens: names of modules of this package, imported when they are needed."""
+"""The same for probes, directions, steering and tokens: names of modules here, imported when they are needed."""
 
 
 def module_of(kind: str) -> ModuleType | None:
@@ -89,7 +93,7 @@ def describe(result: Result) -> dict[str, str]:
     """Text summary of each figure, under the names of `figures(result)`; empty for an unknown kind."""
     if (module := module_of(result.kind)) is not None:
         return module.describe(result)
-    makers = {"logit_lens": _lens, "dose_response": _steer}
+    makers = {"logit_lens": _lens, "dose_response": lambda r: _steer(r) | steer.describe(r)}
     return makers[result.kind](result) if result.kind in makers else {}
 
 

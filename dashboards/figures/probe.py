@@ -38,6 +38,7 @@ from dashboards.figures.probe_common import (
     x_of,
     x_type,
 )
+from dashboards.figures.probe_finish import areas_note, finished
 from dashboards.figures.probe_words import control_statement, describe
 from dashboards.figures.theme import f32, safe
 
@@ -82,7 +83,8 @@ def auc_figure(result: Result) -> go.Figure:
             figure.add_traces(control_traces(x, at, colour, f"{name}, control"))
     has_control = "control_auc" in data
     shapes, notes = level(0.5, "chance")
-    legend = _legend_note(has_control, "control_auc_high" in data)
+    hidden = areas_note(len(probe_names(result)))
+    legend = _legend_note(has_control, "control_auc_high" in data, hidden)
     made = theme.layout(
         f"{_what(result)} by {first}: AUC out of fold",
         subtitle(result, classes_note(result), position_note(result), legend, best_note(result)),
@@ -93,7 +95,8 @@ def auc_figure(result: Result) -> go.Figure:
     )
     figure.update_layout(made, shapes=shapes, annotations=notes, **HOVER)
     figure.update_xaxes(title={"text": first}, **x_type(data))
-    return figure.update_yaxes(title={"text": "AUC"}, range=auc_range(data))
+    figure.update_yaxes(title={"text": "AUC"}, range=auc_range(data))
+    return finished(figure, areas=not hidden)
 
 
 def _what(result: Result) -> str:
@@ -104,7 +107,9 @@ def _what(result: Result) -> str:
     return f"{what} of {next(iter(reads))}" if len(reads) == 1 else what
 
 
-def _legend_note(has_control: bool, has_highest: bool) -> str:
+def _legend_note(has_control: bool, has_highest: bool, hidden: str) -> str:
+    if hidden:
+        return f"Solid: AUC.{' Dashed: mean of the controls.' if has_control else ''} {hidden}"
     control = " Dashed: mean of the controls" + (", shaded up to the highest." if has_highest else ".")
     return "Solid: AUC with its 95 % interval." + (control if has_control else "")
 
@@ -169,7 +174,8 @@ def accuracy_figure(result: Result) -> go.Figure:
         shapes, notes = shapes + zero, notes + zero_note
         figure.update_yaxes(title={"text": "selectivity"}, row=2, col=1)
         meaning = f"Selectivity: {data['selectivity'].attrs.get('long_name', 'score minus control')}."
-    shaded = "Shaded: 95 % interval." if has_ends else ""
+    hidden = areas_note(len(probe_names(result)))
+    shaded = (hidden or "Shaded: 95 % interval.") if has_ends else ""
     made = theme.layout(
         f"{_what(result)} by {first}: accuracy" + (" and selectivity" if has_selectivity else ""),
         subtitle(result, position_note(result), " ".join(part for part in (shaded, meaning) if part)),
@@ -181,7 +187,8 @@ def accuracy_figure(result: Result) -> go.Figure:
     figure.update_layout(made, shapes=shapes, annotations=notes, **HOVER)
     figure.update_xaxes(title={"text": first}, row=rows, col=1)
     figure.update_xaxes(**x_type(data))
-    return figure.update_yaxes(title={"text": "accuracy"}, row=1, col=1)
+    figure.update_yaxes(title={"text": "accuracy"}, row=1, col=1)
+    return finished(figure, areas=not hidden)
 
 
 def positions_figure(result: Result) -> go.Figure:

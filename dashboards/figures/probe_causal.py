@@ -52,7 +52,7 @@ def dose_figure(result: Result) -> go.Figure:
         if len(each) < data.sizes["random"]
         else ""
     )
-    shaded = "Shaded: 95 % interval over prompts; of random directions over them, too."
+    shaded = f"Shaded: 95 % interval over {_units(result)}; of random directions over them, too."
     under = _subtitle(result, shaded if data.sizes["prompt"] > 1 else "", drawn, _verdict(result))
     made = theme.layout(
         "Causal check: the metric by strength", under, plot_height=340, legend_rows=1, right=LABEL
@@ -64,6 +64,12 @@ def dose_figure(result: Result) -> go.Figure:
         title={"text": "strength (natural scales of the probe)"}, **hover_title("strength", "")
     )
     return figure.update_yaxes(title={"text": f"change of {safe(str(data.attrs['metric']))}"})
+
+
+def _units(result: Result) -> str:
+    """What the intervals resample."""
+    attrs = result.data.attrs
+    return f"{attrs['n_groups']} groups of prompts" if attrs.get("grouped") else "prompts"
 
 
 def slope_figure(result: Result) -> go.Figure:

@@ -66,8 +66,9 @@ def bottom(data: Any) -> int:
 
 
 def style(i: int) -> tuple[str, str]:
-    """Colour and symbol of line number `i`."""
-    return theme.SERIES[i % len(theme.SERIES)], theme.SYMBOLS[i % len(theme.SYMBOLS)]
+    """Colour and symbol of line number `i`: no two of 36 are the same pair."""
+    n = len(theme.SERIES)
+    return theme.SERIES[i % n], theme.SYMBOLS[(i + i // n) % len(theme.SYMBOLS)]
 
 
 def line(x: np.ndarray, y: Any, i: int, name: str, template: str, **more: Any) -> go.Scatter:

@@ -18,6 +18,7 @@ import plotly.graph_objects as go
 from dashboards.figures import bars, grid, theme
 from dashboards.figures.lines import HOVER, LABEL, Curve, curve, hover_title, level
 from dashboards.figures.points import Series, add_points
+from dashboards.figures.probe_finish import finished
 from dashboards.figures.theme import f32, number, safe
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ def auc_figure(result: Result) -> go.Figure:
         at = data.sel(control=name)
         label = f"{data.attrs['probe'].replace('_', ' ')} probe" if name == "probe" else name
         low, high = at["auc_low"].values, at["auc_high"].values
-        figure.add_traces(curve(Curve(x, at["auc"].values, label, i, low, high, control=name != "probe")))
+        drawn = curve(Curve(x, at["auc"].values, label, i, low, high, control=name != "probe"))
+        figure.add_traces(drawn if name == "probe" else drawn[-1:])  # five areas would hide each other
     marks = ("circle-open", "square-open", "diamond-open", "triangle-up-open", "cross-open")
     for name, mark in zip(constant, marks, strict=False):
         y = data["auc"].sel(control=name).values
@@ -107,7 +109,8 @@ def auc_figure(result: Result) -> go.Figure:
         )  # fmt: skip
     shapes, notes = level(0.5, "chance")
     meaning = (
-        "Shaded: 95 % intervals over groups. Dashed: controls read off a model. Dotted grey: the text alone."
+        "Shaded: 95 % interval of the probe over groups (of the controls: hover, table). Dashed: controls read off a "
+        "model. Dotted grey: the text alone."
     )
     made = theme.layout(
         f"What the probe is worth, by {_first(data)}: AUC beside its controls",
@@ -120,7 +123,7 @@ def auc_figure(result: Result) -> go.Figure:
     figure.update_layout(made, shapes=shapes, annotations=notes, **HOVER)
     lowest = float(np.nanmin(data["auc_low"].values))
     figure.update_yaxes(title={"text": "AUC"}, range=[max(0.0, min(0.4, lowest - 0.03)), 1.02])
-    return _axis(figure, data)
+    return finished(_axis(figure, data))
 
 
 def difference_figure(result: Result) -> go.Figure:
@@ -205,7 +208,7 @@ def permutation_figure(result: Result) -> go.Figure:
     )
     figure.update_layout(made, shapes=shapes, annotations=notes, **HOVER)
     figure.update_yaxes(title={"text": "AUC"})
-    return _axis(figure, data)
+    return finished(_axis(figure, data))
 
 
 def _one_position(data: Any) -> Any:
@@ -250,7 +253,7 @@ def describe(result: Result) -> dict[str, str]:
     if result.kind == "probe_permutation":
         return {"p": _permutation_words(result)}
     best, margins, strongest = (result.summary[key] for key in ("best", "margins", "strongest"))
-    least = min(margins, key=lambda name: margins[name][1])
+    least = min(margins, key=lambda name: margins[name][0])
     value, low, high = (number(v) for v in margins[least])
     where = f"{first} {best[first]}"
     auc, auc_low, auc_high, nested = (number(best[k]) for k in ("auc", "auc_low", "auc_high", "nested_auc"))

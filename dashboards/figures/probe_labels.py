@@ -34,6 +34,7 @@ from dashboards.figures.probe_common import (
     x_of,
     x_type,
 )
+from dashboards.figures.probe_finish import finished
 from dashboards.figures.theme import f32, safe
 
 if TYPE_CHECKING:
@@ -159,7 +160,8 @@ def _panels(
             figure.update_xaxes(
                 showticklabels=True, title={"text": first}, row=place // columns + 1, col=place % columns + 1
             )
-    return figure.update_yaxes(title={"text": what.split(" out")[0]}, col=1)
+    figure.update_yaxes(title={"text": what.split(" out")[0]}, col=1)
+    return finished(figure)
 
 
 def labels_figure(result: Result) -> go.Figure:

@@ -18,6 +18,7 @@ from plotly.subplots import make_subplots
 
 from dashboards.figures import theme
 from dashboards.figures.lines import HOVER, LABEL, Curve, curve, hover_title, level
+from dashboards.figures.probe_finish import finished
 from dashboards.figures.theme import f32, number, safe
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ def mcc_figure(result: Result) -> go.Figure:
     figure.update_layout(made, shapes=shapes, annotations=notes, **HOVER)
     _axis(figure, data)
     lowest = float(np.nanmin([data[name].values for name in ("mcc_low", "control_mcc") if name in data]))
-    return figure.update_yaxes(title={"text": "MCC (1 = perfect)"}, range=[min(-0.15, lowest - 0.05), 1.03])
+    figure.update_yaxes(title={"text": "MCC (1 = perfect)"}, range=[min(-0.15, lowest - 0.05), 1.03])
+    return finished(figure)
 
 
 def coverage_figure(result: Result) -> go.Figure:
@@ -154,7 +156,8 @@ def coverage_figure(result: Result) -> go.Figure:
     _axis(figure, data, row=2, col=1)
     lowest = min(float(np.nanmin(every["coverage_low"].values)), stated - 0.2)
     figure.update_yaxes(title={"text": "coverage"}, range=[lowest - 0.02, 1.02], row=1, col=1)
-    return figure.update_yaxes(title={"text": "no answer (share)"}, range=[-0.03, 1.03], row=2, col=1)
+    figure.update_yaxes(title={"text": "no answer (share)"}, range=[-0.03, 1.03], row=2, col=1)
+    return finished(figure)
 
 
 def confusion_figure(result: Result) -> go.Figure:

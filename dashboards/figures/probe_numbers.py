@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from dashboards.figures import theme
 from dashboards.figures.lines import HOVER, LABEL, Curve, band, curve, level
 from dashboards.figures.probe_common import LINES, along, bottom, subtitle, x_of, x_type
+from dashboards.figures.probe_finish import finished
 from dashboards.figures.theme import f32, number, safe
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ def r2_figure(result: Result) -> go.Figure:
     )
     figure.update_layout(made, shapes=shapes, annotations=notes, **HOVER)
     figure.update_xaxes(title={"text": first}, **x_type(data))
-    return figure.update_yaxes(title={"text": "R²"}, range=[max(LOWEST, min(-0.1, lowest - 0.03)), 1.02])
+    figure.update_yaxes(title={"text": "R²"}, range=[max(LOWEST, min(-0.1, lowest - 0.03)), 1.02])
+    return finished(figure)
 
 
 def _control(x: np.ndarray, at: Any, colour: str, name: str) -> list[go.Scatter]:

@@ -321,6 +321,9 @@ def describe(result: Result) -> dict[str, str]:
         for measure, shown in PANELS:
             values = at["mean_value"].sel(measure=measure).values
             values = np.exp(values) if measure == "cross_entropy" else values
+            if not np.isfinite(values).any():
+                parts.append(f"{shown}: no text is long enough")
+                continue
             top = int(np.nanargmax(values))
             parts.append(
                 f"{shown} of the steered continuations from {number(float(np.nanmin(values)))} to "

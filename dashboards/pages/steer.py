@@ -32,8 +32,8 @@ from dashboards.pages.steer_fields import (
     n_layers,
 )
 from dashboards.pages.steer_show import show
-from dashboards.pages.steer_texts import direction_of
 from dashboards.state import AppState
+from workbench.directions.carried import direction_of
 from workbench.errors import DataError
 from workbench.specs import parse_spec
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dashboards.pages.steer_spec import SteerDirectionSpec
+    from workbench.steering.specs.apply import SteerDirectionSpec
 
 
 def python(spec: SteerDirectionSpec) -> str:

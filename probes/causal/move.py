@@ -8,8 +8,8 @@ the prompt's last token, at the chosen positions
     slope      Σ_s s change(s) / Σ_s s²        change of the metric per natural scale (least squares through 0)
 
 + is towards the probe's positive class. Beside it stand random directions of the same norm at the same place
-(`control`): their mean, each of them, and probe − random with a 95 % interval from resampling prompts *and*
-random directions. A probe whose interval holds 0 reads something the model may not use; one with a slope that
+(`control`): their mean, each of them, and probe − random with a 95 % interval from resampling prompts (groups of them,
+where there are any) *and* random directions. A probe whose interval holds 0 reads something the model may not use; one with a slope that
 random directions reach, too, has shown that the place is sensitive, and nothing about the direction.
 
 Whether the answer moves the right way: over the prompts, the correlation of the probe's projection with the metric of
@@ -33,6 +33,7 @@ from torch import Tensor
 from probes.causal.direction import controls, reading, site_of
 from probes.causal.outcome import Measured, outcome
 from probes.causal.rows import encoded, next_logits, one_site, positions_of, read_at
+from probes.trust.labels import group_codes
 from workbench.collection.batching import TOKENS_PER_BATCH
 from workbench.errors import DataError, MetricError
 from workbench.model.language_model import LanguageModel
@@ -52,6 +53,7 @@ def causal_check(
     probe: Any,
     metric: Any,
     *,
+    groups: Sequence[Any] | None = None,
     site: str | None = None,
     position: Positions | Sequence[Sequence[int]] = -1,
     strengths: Sequence[float | int] = STRENGTHS,
@@ -74,6 +76,8 @@ def causal_check(
         metric: as in `wb.patching`: `LogitDifference(a, b)` or another, a function [row, d_vocab] -> [row]; or
         one per
             prompt. Of one token.
+        groups: one per prompt, where prompts belong together (statements on one country): the intervals then resample
+            groups, since prompts of one group are no independent ones.
         site: where an estimator was fitted.
         position: where the edit goes: an index (-1: the last token), several, `"all"`, or one list per prompt.
         strengths: multiples of the scale; 0 is added as the unedited model.
@@ -106,6 +110,7 @@ def causal_check(
     place = one_site(model, site_of(probe, site)).name
     ids = encoded(model, prompts)
     metrics = one_each(metric, model, len(ids), "prompt")
+    units = group_codes(groups, len(ids), where="The prompts' groups: ")
     if any(continuation(m, model) for m in metrics):
         raise MetricError(
             "An answer of several tokens cannot be checked here: give the one token that differs."
@@ -149,11 +154,13 @@ def causal_check(
         base=base.double().numpy(),
         projection=_per_prompt(rows @ read.direction.vector, where),
         reading=read,
+        units=np.arange(len(ids)) if units is None else units,
         metric=named[0] if len(named) == 1 else f"{named[0]} and {len(named) - 1} others",
         settings={
             "position": str(position),
             "control": f"{n_random} {CONTROLS[control]} of the same norm",
             "ablate": ablate,
+            "grouped": units is not None,
         },
     )
     texts = [model.tokenizer.decode(row) if model.tokenizer else str(row) for row in ids]

@@ -15,7 +15,7 @@ Dimensions of a `probe_causal` result: `strength` (multiples of the scale, 0 wit
 | `random_ablation` | random | of each random direction |
 | `base`, `projection` | prompt | metric of the unedited model; h · v |
 
-Intervals: 1,000 percentile bootstrap draws over prompts; wherever random directions enter, they are drawn again, too.
+Intervals: 1,000 percentile bootstrap draws over groups of prompts (over prompts without groups); wherever random directions enter, they are drawn again, too.
 `p_value`: (1 + random directions with at least the probe's |slope|) / (1 + random directions).
 """
 
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from probes.causal.direction import Reading
 from workbench.results import array
@@ -43,6 +43,7 @@ class Measured:
         change: [1 + random, strength, prompt]; the first is the probe.
         ablation: [1 + random, prompt].
         base, projection: of the unedited model.
+        units: [prompt] number of the prompt's group from 0 (its own where there are none), which intervals resample.
         reading: the probe.
         metric: its name.
         settings: for the attributes.
@@ -53,6 +54,7 @@ class Measured:
     ablation: Float[np.ndarray, "direction prompt"]
     base: Float[np.ndarray, " prompt"]
     projection: Float[np.ndarray, " prompt"]
+    units: Int[np.ndarray, " prompt"]
     reading: Reading
     metric: str
     settings: dict[str, Any]
@@ -62,7 +64,7 @@ def outcome(measured: Measured, texts: list[str], *, seed: int) -> tuple[xr.Data
     """The data set and the summary of a causal check."""
     strengths, n_prompts = measured.strengths, len(measured.base)
     slopes = np.einsum("s,dsp->dp", strengths, measured.change) / (strengths**2).sum()
-    draws = _Draws(n_prompts, len(slopes) - 1, seed)
+    draws = _Draws(measured.units, len(slopes) - 1, seed)
     variables: dict[str, Any] = {}
     found: dict[str, dict[str, np.ndarray]] = {}
     several = {
@@ -106,6 +108,7 @@ def outcome(measured: Measured, texts: list[str], *, seed: int) -> tuple[xr.Data
             "source": direction.source,
             "scale": direction.scale,
             "n_prompts": n_prompts,
+            "n_groups": int(measured.units.max()) + 1,
             "n_random": len(slopes) - 1,
             **measured.settings,
         },
@@ -125,6 +128,7 @@ def _summary(
         "metric": measured.metric,
         "site": measured.reading.direction.site,
         "n_prompts": len(measured.base),
+        "n_groups": int(measured.units.max()) + 1,
         "n_random": len(beside),
         "scale": measured.reading.direction.scale,
         "unedited": float(measured.base.mean()),
@@ -168,15 +172,18 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:
 
 
 class _Draws:
-    """Bootstrap weights of prompts and random directions, the same for all numbers of a check."""
+    """Bootstrap weights of prompts and random directions, the same for all numbers of a check.
 
-    def __init__(self, n_prompts: int, n_random: int, seed: int) -> None:
+    Groups are drawn with replacement, and each draw weighs its prompts equally: the weights of a draw add up to 1.
+    """
+
+    def __init__(self, units: Int[np.ndarray, " prompt"], n_random: int, seed: int) -> None:
         random = np.random.default_rng(seed)
-        self.prompts = (
-            random.multinomial(n_prompts, np.full(n_prompts, 1 / n_prompts), size=N_DRAWS) / n_prompts
-        )
+        n_units = int(units.max()) + 1
+        drawn = random.multinomial(n_units, np.full(n_units, 1 / n_units), size=N_DRAWS)[:, units]
+        self.prompts = drawn / drawn.sum(1, keepdims=True)
         self.random = random.multinomial(n_random, np.full(n_random, 1 / n_random), size=N_DRAWS) / n_random
-        self.single = n_prompts < 2
+        self.single = n_units < 2
 
     def compare(self, values: Float[np.ndarray, "direction ... prompt"]) -> dict[str, np.ndarray]:
         """Mean and ends of the interval of the probe, of the random directions, and of probe − random."""

@@ -40,7 +40,8 @@ app = new_app()
 
 
 @app.command(
-    epilog="Example: workbench probe capitals --label truth=label=true --label africa=continent=Africa"
+    epilog="Example: workbench probe capitals --labels true,false --label truth=label=true --label "
+    "africa=continent=Africa"
 )
 def sweep(
     dataset: Annotated[
@@ -107,6 +108,8 @@ def sweep(
     if (keep_layer, keep_kind, keep_label, of) != (None,) * 4 and not any(files.values()):
         raise DataError("--keep-layer, --keep-kind, --keep-label and --of choose what is saved: give --save-probe or "
                         "--save-direction, too.")  # fmt: skip
+    if any(files.values()):
+        _can_be_kept(words(kinds) or [], keep_kind, keep_label, rules(label))
     if kept := [f"{name} {file}" for name, file in files.items() if file is not None and file.exists()]:
         raise DataError(f"{kept[0]} is there already: choose another name.")
     spec = make_spec(
@@ -135,6 +138,22 @@ def sweep(
     execute(spec, runs=runs, as_json=json, then=keep)
 
 
+def _can_be_kept(
+    kinds: list[str], keep_kind: str | None, keep_label: str | None, labels: dict[str, str] | None
+) -> None:
+    """What cannot be saved is said before anything is fitted."""
+    if keep_kind is not None and keep_kind not in kinds:
+        raise DataError(f"--keep-kind {keep_kind!r} is none of the kinds that are fitted: {', '.join(kinds)}.")
+    if keep_label is not None and keep_label not in (labels or {}):
+        known = ", ".join(labels or {}) or "none, since no --label was given"
+        raise DataError(f"--keep-label {keep_label!r} is none of the labels: {known}.")
+    if "mlp" in kinds and keep_kind in (None, "mlp"):
+        raise DataError(
+            "A probe of kind 'mlp' is more than a weight, and a sweep keeps nothing else: say which of the others is "
+            "saved (--keep-kind logistic), or fit it in Python (probes.kinds)."
+        )
+
+
 def _keep(
     run: Run,
     probe_file: Path | None,
@@ -151,10 +170,13 @@ def _keep(
     from probes.sweep_result import ProbeSweep
 
     found = ProbeSweep.of(run.result)
-    where = best_cell(found, layer=layer, probe=kind, label=label)
-    written: dict[str, Any] = {"saved_cell": where}
-    if probe_file is not None:
-        written["saved_probe"] = str(picked_probe(found, where).save(probe_file))
-    if direction_file is not None:
-        written["saved_direction"] = str(picked_direction(found, where, of).save(direction_file))
+    try:
+        where = best_cell(found, layer=layer, probe=kind, label=label)
+        written: dict[str, Any] = {"saved_cell": where}
+        if probe_file is not None:
+            written["saved_probe"] = str(picked_probe(found, where).save(probe_file))
+        if direction_file is not None:
+            written["saved_direction"] = str(picked_direction(found, where, of).save(direction_file))
+    except DataError as error:
+        raise DataError(f"{error} The sweep itself is done: {run.path}") from error
     return written

@@ -255,4 +255,6 @@ def _summary(data: xr.Dataset) -> dict[str, Any]:
     for key in ("coverage", "abstention", "accuracy_answered"):
         best[key] = round(float(one[key].sel(of="all")), 4)
     said = ("n", "n_groups", "majority_accuracy", "alpha", "control")
-    return {"best": best, "n_sites": int(data["mcc"].size), **{key: data.attrs[key] for key in said}}
+    rest = {key: data.attrs[key] for key in said}
+    rest["majority_accuracy"] = round(rest["majority_accuracy"], 4)
+    return {"best": best, "n_sites": int(data["mcc"].size), **rest}

@@ -59,29 +59,58 @@ class ApplySpec(PromptFields):
                 f"fit a probe at {self.site!r}."
             )
         fitted.check(model, force=self.force)
-        texts, labels, note = self._texts()
+        texts, labels, groups, note = self._texts(fitted)
         at = self.position if self.position is not None else _position(fitted)
         acts = collect(model, texts, sites=fitted.site, positions=at, progress=progress)
-        result = applied(fitted, acts, texts, labels, force=self.force)
+        result = applied(fitted, acts, texts, labels, groups=groups, force=self.force)
         result.data.attrs.update(note | {"position": at})
         result.summary.update(note)
         result.provenance.seconds["apply"] = round(time.perf_counter() - started, 4)
         return result
 
-    def _texts(self) -> tuple[list[str], list[str] | None, dict[str, Any]]:
+    def _texts(
+        self, fitted: FittedProbe
+    ) -> tuple[list[str], list[str] | None, list[Any] | None, dict[str, Any]]:
+        """Texts, labels, groups, and what the result says of them; labels the probe does not know are refused."""
         if self.texts:
-            return self.texts, None, {}
+            return self.texts, None, None, {}
         from workbench.datasets import load
 
         labelled = load(self.dataset).kind == "statements"
         prompts, note = self.chosen(labelled=labelled)
-        return prompts.texts, prompts.labels if labelled else None, note | {"dataset": about(prompts)["name"]}
+        labels = prompts.labels if labelled and fitted.classes else None
+        _known(labels or [], fitted)
+        note |= {"dataset": about(prompts)["name"]}
+        trained = (fitted.provenance.get("settings", {}).get("dataset") or {}).get("name")
+        if labels and trained == note["dataset"]:
+            note["training_rows"] = (
+                f"the probe was fitted to prompts of {trained} itself: those among these texts are no new ones, and "
+                "the accuracy is too high by them"
+            )
+        return prompts.texts, labels, self.grouping(prompts), note
+
+
+def _known(labels: list[str], fitted: FittedProbe) -> None:
+    odd = sorted(set(map(str, labels)) - set(fitted.classes))
+    if odd:
+        raise DataError(
+            f"Label {odd[0]!r} is none of the probe's classes ({', '.join(fitted.classes)}): choose labels it knows "
+            "(--labels)."
+        )
 
 
 def applied(
-    fitted: FittedProbe, acts: Activations, texts: list[str], labels: list[str] | None, *, force: bool = False
+    fitted: FittedProbe,
+    acts: Activations,
+    texts: list[str],
+    labels: list[str] | None,
+    *,
+    groups: list[Any] | None = None,
+    force: bool = False,
 ) -> Result:
     """What a probe says of each text.
+
+    The 95 % interval of the accuracy is Wilson's (1927), for as many texts as those of `groups` are worth (`_interval`).
 
     Returns:
         A `Result` of kind `probe_apply` with dims `prompt` and, of a probe with classes, `class`: `probability`
@@ -127,13 +156,9 @@ def applied(
     if labels is not None:
         known = np.array(labels, dtype=str)
         coords["label"] = ("prompt", known)
-        if not set(known) <= set(names.tolist()):
-            odd = sorted(set(known) - set(names.tolist()))[0]
-            raise DataError(
-                f"Label {odd!r} is none of the probe's classes ({', '.join(names)}): choose labels it knows."
-            )
+        _known(labels, fitted)
         counts = np.unique(known, return_counts=True)[1]
-        low, high = _wilson(float((answer == known).mean()), len(known))
+        low, high = _interval(answer == known, groups)
         summary |= {
             "accuracy": round(float((answer == known).mean()), 4),
             "accuracy_low": low,
@@ -146,12 +171,29 @@ def applied(
     return Result("probe_apply", xr.Dataset(variables, coords, attrs), acts.provenance, summary)
 
 
-def _wilson(share: float, n: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927)."""
-    from scipy.stats import binomtest
+def _interval(right: np.ndarray, groups: list[Any] | None) -> tuple[float, float]:
+    """95 % interval of the share p of right answers: Wilson's, with as many texts as they are worth.
 
-    found = binomtest(round(share * n), n).proportion_ci(method="wilson")
-    return round(float(found.low), 4), round(float(found.high), 4)
+    Texts of one group are not independent. With right answers h_g of m_g in group g of G, the variance of p is
+    G / (G − 1) Σ (h_g − p m_g)² / n², that of p (1 − p) over n of independent texts: their number in Wilson's interval
+    is the ratio (Korn and Graubard 1998), at most n, and G where p is 0 or 1.
+    """
+    from scipy.stats import norm
+
+    from probes.trust.labels import group_codes
+
+    n, p = len(right), float(right.mean())
+    units = group_codes(groups, n)
+    worth = float(n)
+    if units is not None:
+        size, hits = np.bincount(units), np.bincount(units, weights=right.astype(np.float64))
+        k = len(size)
+        variance = k / max(k - 1, 1) * float(((hits - p * size) ** 2).sum()) / n**2
+        worth = min(worth, p * (1 - p) / variance) if 0 < p < 1 and variance > 0 else float(k)
+    z2 = float(norm.ppf(0.975)) ** 2 / worth
+    half = float(np.sqrt(z2 * p * (1 - p) + z2**2 / 4))
+    ends = (p + z2 / 2 - half) / (1 + z2), (p + z2 / 2 + half) / (1 + z2)
+    return round(max(ends[0], 0.0), 4), round(min(ends[1], 1.0), 4)
 
 
 def _position(fitted: FittedProbe) -> int:

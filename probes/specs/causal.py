@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from workbench.model.language_model import LanguageModel
     from workbench.results import Result
 
+FOLDS = 5
+"""Of the cross-validation that says how well the direction reads."""
+
 
 class CausalSpec(PromptFields):
     """Fit a probe to part of a data set and check its direction on the rest (`probes.causal.move.causal_check`).
@@ -62,6 +65,8 @@ class CausalSpec(PromptFields):
             raise ValueError(
                 "prompts alone give no direction: name one (direction), or give a data set to fit it on"
             )
+        if self.labels is not None and len(self.labels) != 2:
+            raise ValueError(f"a direction leads from one class to another: give two labels, not {len(self.labels)}")
         if self.template.count("{text}") != 1:
             raise ValueError("the template says once where the statement goes: '{text} This statement is'")
         return self
@@ -76,23 +81,26 @@ class CausalSpec(PromptFields):
 
         note: dict[str, Any] = {}
         source: dict[str, Any] = {}
+        groups: list[Any] | None = None
         if self.direction is not None:
             direction = _direction(self.direction)
             texts = self.prompts
             if not texts:
                 used, note = self.chosen()
-                texts, source = used.texts, about(used)
+                texts, source, groups = used.texts, about(used), self.grouping(used)
         else:
             used, note = self.chosen()
             train, test = self._halves(used)
             direction, fitted = self._fit(model, train, progress)
-            texts, source = test.texts, about(used)
+            texts, source, groups = test.texts, about(used), self.grouping(test)
             note |= fitted | {"trained_on": f"{len(train)} of {len(used)} prompts"}
         n = len(texts)
         if n > self.n_prompts:
             from random import Random
 
-            texts = Random(self.seed).sample(texts, self.n_prompts)
+            kept = Random(self.seed).sample(range(n), self.n_prompts)
+            texts = [texts[i] for i in kept]
+            groups = None if groups is None else [groups[i] for i in kept]
         note["checked_on"] = f"{len(texts)} of {n} prompts" + (
             "" if self.direction else " that it was not trained on"
         )
@@ -102,6 +110,7 @@ class CausalSpec(PromptFields):
             shown,
             direction,
             LogitDifference(self.answer, self.wrong),
+            groups=groups,
             position=-1 if self.prompts and self.edit == "text" else self._places(model, texts, shown),
             strengths=self.strengths,
             control=self.control,
@@ -114,6 +123,7 @@ class CausalSpec(PromptFields):
         result.provenance.settings["dataset"] = source
         result.data.attrs.update(note | {"edit": self.edit, "position": self.edit})
         result.summary.update(note)
+        result.summary.update({key: short(value) for key, value in result.summary.items()})
         return result
 
     def _halves(self, used: PromptSet) -> tuple[PromptSet, PromptSet]:
@@ -126,7 +136,11 @@ class CausalSpec(PromptFields):
         from probes.sweep import sweep
         from workbench.activations import collect
 
+        sites = model.resolve(self.site)
+        if len(sites) != 1:
+            raise DataError(f"{self.site!r} stands for {len(sites)} sites: a direction belongs to one, give its name.")
         acts = collect(model, train.texts, sites=self.site, positions=self.position, progress=progress)
+        self._enough(train)
         found = sweep(
             acts,
             train.labels,
@@ -134,6 +148,7 @@ class CausalSpec(PromptFields):
             penalty=self.penalty,
             groups=self.grouping(train),
             positive=self.positive,
+            folds=FOLDS,
             seed=self.seed,
             n_bootstrap=200,
             progress=progress,
@@ -141,6 +156,17 @@ class CausalSpec(PromptFields):
         best = found.summary["best"]
         said = {f"probe_{k}": best[k] for k in ("auc", "auc_low", "auc_high", "control_auc")}
         return found.direction(site=acts.sites[0], kind=self.probe), said
+
+    def _enough(self, train: PromptSet) -> None:
+        """The direction is cross-validated in five folds: each class needs as many groups (or prompts)."""
+        units = self.grouping(train) or range(len(train))
+        for label in sorted(set(train.labels)):
+            n = len({str(u) for u, given in zip(units, train.labels, strict=True) if given == label})
+            if n < FOLDS:
+                raise DataError(
+                    f"{len(train)} prompts fit the direction, and {label!r} stands in {n} groups of them: {FOLDS} or "
+                    "more are needed to say how well it reads. Give more prompts (a larger --limit)."
+                )
 
     def _places(self, model: LanguageModel, texts: list[str], shown: list[str]) -> Any:
         """Where the edit goes; for `text` the last token of each statement in its prompt."""
@@ -159,6 +185,13 @@ class CausalSpec(PromptFields):
         return found
 
 
+def short(value: Any) -> Any:
+    """Numbers to four digits, for the summary (the data keep all)."""
+    if isinstance(value, dict):
+        return {key: short(one) for key, one in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
 def _direction(name: str) -> Direction:
     """A direction from a file, or by its name in the library; of a saved probe its direction.
 
@@ -168,6 +201,8 @@ def _direction(name: str) -> Direction:
     from workbench.directions import Direction, library
 
     if not Path(name).is_file():
+        if Path(name).suffix == ".safetensors" or len(Path(name).parts) > 1:
+            raise DataError(f"There is no file {name!r}: give a saved direction or probe, or a name in the library.")
         return library().direction(name)
     from safetensors import SafetensorError, safe_open
 

@@ -55,7 +55,7 @@ class Rule(BaseModel):
         if missing:
             raise DataError(
                 f"{len(missing)} of {len(values)} rows of {where} have no {self.field!r}, the first is row "
-                f"{missing[0]}: leave them out with a filter (--where)."
+                f"{missing[0]}: keep rows that have one (--where FIELD=VALUE, or --labels A,B for the field label)."
             )
         if self.value is None:
             return values
@@ -153,9 +153,14 @@ def two_labels(prompts: PromptSet) -> list[str]:
     found = sorted(set(prompts.labels))
     if len(found) > 2 and {"true", "false"} <= set(found):
         return ["false", "true"]
+    if len(found) < 2:
+        raise DataError(
+            f"Every statement of {prompts.name!r} has the label {found[0] if found else 'none'!r}: a probe tells two "
+            "labels apart, give statements of both."
+        )
     if len(found) != 2:
         raise DataError(
-            f"{prompts.name!r} has {len(found)} labels ({', '.join(found[:8])}): say which to tell apart (labels)."
+            f"{prompts.name!r} has {len(found)} labels ({', '.join(found[:8])}): say which to tell apart (--labels)."
         )
     return found
 

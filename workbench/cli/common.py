@@ -119,23 +119,10 @@ def result_table(result: Result) -> tuple[list[str], list[list[str]]]:
         ]
         rank = f"rank of {data.attrs['target']!r}"
         return ["layer", "top-1", "p", "entropy (nats)", "KL to final (nats)", rank, "control rank"], rows
-    if result.kind == "dose_response":
-        rows = [
-            [
-                str(d),
-                f"{float(s):g}",
-                f"{float(cell['mean_score']):+.3f}",
-                f"[{float(cell['score_low']):+.3f}, {float(cell['score_high']):+.3f}]",
-                f"{float(cell['kl'].mean()):.3f}",
-            ]
-            for d in data["direction"].values
-            for s in data["strength"].values
-            for cell in [data.sel(direction=d, strength=s)]
-        ]
-        return ["direction", "strength", "score", "95 % interval", "KL (nats)"], rows
-    from workbench.cli import patch_tables, probe_tables
+    from workbench.cli import patch_tables, probe_tables, steer_tables
 
-    return (probe_tables if result.kind in probe_tables.KINDS else patch_tables).table(result)
+    module = next((m for m in (steer_tables, probe_tables) if result.kind in m.KINDS), patch_tables)
+    return module.table(result)
 
 
 def print_table(columns: list[str], rows: list[list[str]], *, console: Any = None) -> None:

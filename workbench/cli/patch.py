@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from workbench.cli.common import (
     DeviceOption,
@@ -17,8 +15,8 @@ from workbench.cli.common import (
     SeedOption,
     new_app,
 )
+from workbench.cli.groups import group_of, nothing_before
 from workbench.cli.patch_options import CleanOption, CorruptOption, WrongOption, alignment, ask, set_for
-from workbench.errors import RunError
 
 app = new_app()
 METHODS = {
@@ -44,21 +42,7 @@ EPILOG = (
 )
 
 
-class Methods(TyperGroup):
-    """Sub-commands that are imported when they are used, or when the help lists them."""
-
-    def list_commands(self, ctx: typer.Context) -> list[str]:  # noqa: ARG002
-        return list(METHODS)
-
-    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # noqa: ARG002
-        if cmd_name not in METHODS:
-            return None
-        command = typer.main.get_command(import_module(f"workbench.cli.{METHODS[cmd_name]}").app)
-        command.name = cmd_name
-        return command
-
-
-@app.callback(cls=Methods, invoke_without_command=True, help=HELP, epilog=EPILOG)
+@app.callback(cls=group_of(METHODS), invoke_without_command=True, help=HELP, epilog=EPILOG)
 def patch(
     context: typer.Context,
     clean: CleanOption = None,
@@ -104,7 +88,7 @@ def patch(
 ) -> None:
     """A sweep where no command is given."""
     if context.invoked_subcommand is not None:
-        _nothing_before(context)
+        nothing_before(context)
         return
     ask(
         "patch",
@@ -129,18 +113,3 @@ def patch(
         runs=runs,
         json=json,
     )
-
-
-def _nothing_before(context: typer.Context) -> None:
-    """Options of the sweep that stand before a command would be lost: say so."""
-    lost = []
-    for name in context.params:
-        given = context.get_parameter_source(name)
-        if given is not None and given.name != "DEFAULT":
-            lost.append("--" + name.replace("_", "-"))
-    if lost:
-        command = context.invoked_subcommand
-        raise RunError(
-            f"{' and '.join(lost)} stood before {command!r} and would be lost: give options behind the command, "
-            f"`workbench patch {command} {lost[0]} …`."
-        )

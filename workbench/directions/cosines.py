@@ -33,6 +33,9 @@ from workbench.errors import DataError
 from workbench.provenance import provenance
 from workbench.results import Result, array
 
+MOST_DRAWN = 2000
+"""Directions drawn on each side of the second null at most: their cosines are as many as the square of it."""
+
 
 def random_cosine(d: int, n_pairs: int = 1) -> dict[str, float]:
     """Exact figures of |cos| between random directions in d dimensions: `rms`, `mean`, `band`, `band_of_all`.
@@ -69,7 +72,8 @@ def direction_cosines(
     Args:
         directions: a `DirectionSet` or several directions, all of one width and model; sites may differ.
         reference: [..., d] activations of ordinary text for the second null.
-        n_null: pairs drawn for the second null.
+        n_null: directions drawn on each side for the second null (at most 2,000); it rests on the cosines of all of
+            one side with all of the other.
         seed: for drawing them.
         force: compare directions of different models.
 
@@ -132,7 +136,7 @@ def direction_cosines(
             "n_pairs": len(pairs[0]),
             "control": f"random directions in {d} dimensions (exact)"
             + (
-                f"; {n_null} pairs with the covariance of {reference.numel() // d} reference activations"
+                f"; {min(n_null, MOST_DRAWN)}² pairs with the covariance of {reference.numel() // d} activations"
                 if reference is not None
                 else ""
             ),
@@ -180,10 +184,12 @@ def _reference_null(rows: Tensor, n_pairs: int, n_null: int, seed: int) -> dict[
         )
     centred = rows.double() - rows.double().mean(0)
     generator = torch.Generator().manual_seed(seed)
+    n_null = min(n_null, MOST_DRAWN)
     drawn = [torch.randn(n_null, len(rows), generator=generator, dtype=torch.float64) @ centred for _ in "ab"]
     a, b = (x / x.norm(dim=1, keepdim=True).clamp(min=1e-300) for x in drawn)
-    sizes = (a * b).sum(1).abs().numpy()
-    # The largest of all pairs: by the quantile 0.95^(1/m), which needs many draws; it saturates at their maximum.
+    sizes = (
+        (a @ b.T).abs().flatten().numpy()
+    )  # every a with every b: the quantile below lies far out in the tail
     of_all = float(np.quantile(sizes, 0.95 ** (1 / n_pairs)))
     return {
         "rms": float(np.sqrt((sizes**2).mean())),

@@ -154,7 +154,8 @@ class Direction:
         """
         values = acts if isinstance(acts, Tensor) else acts.rows(self.site).flatten(1)
         self.fits_rows(values)
-        found = values.float() @ self.vector.to(values.device)
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
+        found = values @ self.vector.to(values)
         return found / self.scale if natural else found
 
     def project_out(self, acts: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:

@@ -31,6 +31,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from workbench.directions.controls import random_controls
 from workbench.directions.direction import Direction
 from workbench.errors import DataError
 from workbench.model.tokens import Prompt, TokenBatch, as_list
@@ -103,7 +104,7 @@ def top_tokens(
     from workbench.patching.neurons_readout import Readout
 
     readout = Readout(model)
-    several = [direction, *(Direction.random(direction, seed=seed + i) for i in range(1, n_random + 1))]
+    several = [direction, *random_controls(direction, n_random, seed + 1)]
     effects = EFFECTS if network else EFFECTS[:2]
     plain, steered = _streams(model, readout, batch, several if network else [], size, where, progress)
     work = _Work(readout, plain, steered, size, reference, effects)

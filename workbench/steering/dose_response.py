@@ -26,6 +26,7 @@ import numpy as np
 from torch import Tensor
 
 from workbench.directions import Direction
+from workbench.directions.controls import random_controls
 from workbench.errors import DataError
 from workbench.model.language_model import LanguageModel
 from workbench.model.tokens import Prompt, as_list, batch
@@ -113,7 +114,7 @@ def dose_response(
     function = logits_metric.resolve(model) if logits_metric else None
     tokens = batch(model, as_list(prompts))
     ids = [tokens.ids[i, :n].tolist() for i, n in enumerate(tokens.lengths)]
-    everyone = [direction, *(Direction.random(direction, seed=seed + i) for i in range(n_random))]
+    everyone = [direction, *random_controls(direction, n_random, seed)]
     cells = [(k, s) for k in range(len(everyone)) for s in range(len(doses)) if doses[s] != 0]
     steered = [Dose(everyone[k], doses[s]) for k, s in cells]
     shape = (len(everyone), len(doses), len(ids))

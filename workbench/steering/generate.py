@@ -4,7 +4,8 @@
 2. Hooks steer by absolute position, and noise depends on (seed, row, step) alone. So the tokens of a row are the same
    with and without KV cache, alone and in any batch (up to ties of logits that differ by rounding: with float32 weights
    none in our tests; half precision rounds more coarsely, and near-ties may then fall either way).
-3. Decoding is what is asked for and nothing else: penalties that a model's generation config names are off.
+3. Decoding is what is asked for and nothing else: what a model's generation config asks for besides (penalties, tokens
+   to suppress or to force, time limits, …) is off, but for its end-of-sequence tokens.
 """
 
 from __future__ import annotations
@@ -31,6 +32,17 @@ if TYPE_CHECKING:
 
 ROWS_PER_BATCH = 64
 """Rows that go up together by default: more make a CPU no faster, and one that has the memory can be asked for more."""
+
+
+_NOTHING_ELSE: dict[str, Any] = {
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0, "min_length": 0, "max_time": None, "stop_strings": None, "bad_words_ids": None,
+    "suppress_tokens": None, "begin_suppress_tokens": None, "sequence_bias": None, "forced_bos_token_id": None,
+    "forced_eos_token_id": None, "exponential_decay_length_penalty": None, "guidance_scale": None,
+    "return_dict_in_generate": False, "penalty_alpha": None, "dola_layers": None,
+    "watermarking_config": None, "token_healing": False, "prompt_lookup_num_tokens": None,
+}  # fmt: skip
+"""What a model's generation config may ask for besides, all of it off."""
 
 
 @dataclass(frozen=True)
@@ -184,13 +196,12 @@ def _continue(
             min_new_tokens=None if stop_at_end else max_new_tokens,
             do_sample=False,
             num_beams=1,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
             use_cache=use_cache,
             eos_token_id=ends or None,
             pad_token_id=pad if pad is not None else (ends or [0])[0],
             logits_processor=noise,
             stopping_criteria=[items.stopping(batch)],
+            **_NOTHING_ELSE,
         )
     return out[:, batch.ids.shape[1] :].tolist()
 

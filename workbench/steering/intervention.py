@@ -158,9 +158,10 @@ class Trigger:
                 )
                 raise DataError(f"A condition's function gives a bool tensor {list(shape)}, not {got}.")
             return found
-        if self._vector.device != activation.device:
-            self._vector = self._vector.to(activation.device)
-        coefficient = activation.flatten(2).float() @ self._vector
+        values = activation.flatten(2)
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
+        self._vector = self._vector.to(values)  # itself, once it is there
+        coefficient = values @ self._vector
         threshold = self._condition.threshold
         return coefficient > threshold if self._condition.fires == "above" else coefficient < threshold
 

@@ -222,9 +222,8 @@ class Operation:
 def numbers(given: Any, what: str) -> tuple[float, ...]:
     """One number or a sequence of them, as a tuple of finite floats; else a `DataError` that names `what`."""
     try:
-        found = tuple(
-            float(x) for x in (given if isinstance(given, (Sequence, Tensor)) or _array(given) else [given])
-        )
+        several = isinstance(given, Sequence) and not isinstance(given, str)
+        found = tuple(float(x) for x in (given if several or _array(given) else [given]))
     except (TypeError, ValueError) as error:
         raise DataError(
             f"Steering {what} is {given!r}: give a number such as 8.0, or one per prompt."

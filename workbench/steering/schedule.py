@@ -87,10 +87,11 @@ class Windows:
     windows: Sequence[tuple[int, int]]
 
     def __post_init__(self) -> None:
-        found = tuple((int(a), int(b)) for a, b in self.windows)
-        if not found or any(not 0 <= a < b for a, b in found):
+        found = tuple((a, b) for a, b in self.windows)
+        whole = all(isinstance(x, int) and not isinstance(x, bool) for pair in found for x in pair)
+        if not found or not whole or any(not 0 <= a < b for a, b in found):
             raise DataError(
-                f"Windows of steps are pairs [first, last) with 0 <= first < last, not {self.windows!r}."
+                f"Windows of steps are pairs [first, last) of whole numbers, 0 <= first < last, not {self.windows!r}."
             )
         object.__setattr__(self, "windows", found)
 

@@ -111,7 +111,11 @@ def ablation_direction(
     if not positions or any(p >= 0 for p in positions):
         raise DataError(f"Positions {list(positions)} must be negative: they count from each prompt's end.")
     limit = model.n_layers if layers is not None else max(1, int(layers_below * model.n_layers))
-    chosen = list(range(limit)) if layers is None else list(layers)
+    chosen = list(range(limit)) if layers is None else sorted(set(layers))  # as `contrast` gives its sites
+    if not chosen:
+        raise DataError(
+            "No layers were given: leave `layers` away for all below `layers_below` of the depth."
+        )
     random = np.random.default_rng(seed)
     parts = [_split(prompts, random) for prompts in sets]
     (train_pos, choose_pos, test_pos), (train_neg, choose_neg, test_neg) = parts
@@ -134,6 +138,7 @@ def ablation_direction(
                 scores["norm"][i, j] = float(difference.norm())
             progress.advance()
     passes = (scores["kl"] <= kl_at_most) & (scores["induced"] > induced_at_least)
+    passes &= np.isfinite(scores["ablated"])
     if not passes.any():
         raise DataError(
             f"None of {passes.size} candidates passes: the least KL is "
@@ -212,11 +217,11 @@ def ablate_everywhere(
         SiteError: the architecture has no outputs that add up to the stream, so it cannot be kept out this way.
     """
     vector = direction.vector if isinstance(direction, Direction) else direction
-    unit = (vector.double() / vector.double().norm()).float()
+    unit = vector.double() / vector.double().norm()
 
     def edit(activation: Tensor) -> Tensor:
-        u = unit.to(activation.device)
-        x = activation.float()
+        x = activation.to(torch.promote_types(activation.dtype, torch.float32))
+        u = unit.to(x)
         return (x - (x @ u)[..., None] * u).to(activation.dtype)
 
     names = ["blocks.0.hook_resid_pre"]

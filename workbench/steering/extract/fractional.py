@@ -4,7 +4,7 @@
     D_i = concat_l [ h_l(y_i)[-1] - h_l(x_i)[-1] ]          vector = P · sign(P · D̄) + D̄, layer by layer
 
 the in-context vector of these pairs, its sign tied to the mean difference (the paper does so here too). It is applied
-to the MLP output at the *last* token only, norm preserving and without the similarity factor:
+to the MLP output at the *last* token of each step only, norm preserving and without the similarity factor:
 
     m ← ‖m‖ · unit( m / ‖m‖ + α r(t) v )          r(t) = max( ½ (1 + cos(π min(t, T) / T)), ½ ),  T = 50 steps
 
@@ -28,6 +28,7 @@ from workbench.directions import Direction, DirectionSet
 from workbench.errors import DataError
 from workbench.steering.extract.contrast import contrast
 from workbench.steering.extract.in_context_vector import ApplyAt, Parts, vectors_of
+from workbench.steering.rules import From, rule_settings
 
 if TYPE_CHECKING:
     from workbench.model.language_model import LanguageModel
@@ -74,7 +75,7 @@ def fractional(
     Example:
         >>> deeper = fractional(model, ["What is 12 times 7?", "How many days have three weeks?"])
         >>> deeper.settings["application"]["positions"]
-        'last'
+        {'from': -1}
     """
     asked = [questions] if isinstance(questions, str) else list(questions)
     if not asked:
@@ -103,7 +104,7 @@ def fractional(
     )
     application = {
         "site": apply_at,
-        "positions": "last",
+        "positions": rule_settings(From(index=-1)),
         "edit": "norm preserving, without a similarity factor",
         "strength_range": [0.0, HIGHEST],
         "schedule": f"max((1 + cos(pi min(t, {STEPS}) / {STEPS})) / 2, {FLOOR})",
@@ -140,14 +141,16 @@ def last_token_edit(
 ) -> Callable[[Float[Tensor, "batch position d"]], Float[Tensor, "batch position d"]]:
     """The paper's edit of one forward pass: the last column of the batch, at generation step `step`.
 
-    Prompts are padded on the left, so the last column is each row's last token.
+    Prompts are padded on the left, so the last column is each row's last token. With a KV cache each token is edited
+    once, when it is the last; the same in `generate`, with and without cache, is `op=Operation("in_context",
+    similarity=0)`, `where=From(index=-1)`, `schedule=CosineDown(50, 0.5)`.
     """
     factor = strength * rampdown(step)
 
     def edit(activation: Tensor) -> Tensor:
-        m = activation[:, -1].float()
+        m = activation[:, -1].to(torch.promote_types(activation.dtype, torch.float32))
         norm = m.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-        turned = m / norm + factor * direction.vector.to(m.device)
+        turned = m / norm + factor * direction.vector.to(m)
         new = norm * turned / turned.norm(dim=-1, keepdim=True).clamp(min=1e-12)
         return torch.cat([activation[:, :-1], new[:, None].to(activation.dtype)], dim=1)
 

@@ -132,7 +132,7 @@ def _wanted(features: Any, called: list[str], n: int) -> list[int]:
                 f"The dictionary has {n} features: say which, by number or name (at most {AT_MOST} are taken unasked)."
             )
         return list(range(n))
-    listed = [features] if isinstance(features, (int, str, np.integer)) else list(features)
+    listed = [features] if isinstance(features, str) or np.ndim(features) == 0 else list(features)
     if not listed:
         raise DataError("No features were asked for: give numbers or names.")
     wanted = []
@@ -145,6 +145,8 @@ def _wanted(features: Any, called: list[str], n: int) -> list[int]:
                     f"{what} called {one!r}.{'' if found else did_you_mean(one, called)} Give its number."
                 )
             wanted.append(found[0])
+        elif isinstance(one, bool) or int(one) != one:
+            raise DataError(f"Feature {one!r} is no whole number and no name: the dictionary has 0–{n - 1}.")
         elif not 0 <= one < n:
             raise DataError(f"Feature {one} does not exist: the dictionary has 0–{n - 1}.")
         else:
@@ -158,7 +160,7 @@ def _activations(activation: Any, wanted: list[int]) -> list[float]:
         if missing:
             raise DataError(f"No activation was given for feature {missing[0]}.")
         values = [float(activation[j]) for j in wanted]
-    elif isinstance(activation, (int, float)):
+    elif np.ndim(activation) == 0:
         values = [float(activation)] * len(wanted)
     else:
         values = [float(a) for a in activation]

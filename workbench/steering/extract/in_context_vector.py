@@ -184,8 +184,8 @@ def norm_preserving(
     unit = direction.vector
 
     def edit(activation: Tensor) -> Tensor:
-        m = activation.float()
-        v = unit.to(m.device)
+        m = activation.to(torch.promote_types(activation.dtype, torch.float32))
+        v = unit.to(m)
         norm = m.norm(dim=-1, keepdim=True).clamp(min=1e-12)
         similar = 1 + torch.relu(-(m / norm) @ v)[..., None]
         turned = m / norm + strength * similar * v

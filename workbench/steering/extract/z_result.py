@@ -53,8 +53,7 @@ def measure(
     """Greedy generation with every z, and with the controls of the best."""
     n = len(targets)
     restarts = len(found.z) // n
-    final = found.log_likelihood.gather(1, (found.steps - 1)[:, None])[:, 0]
-    ranked = (final.double().nan_to_num(nan=-1e30) + found.solved * 1e12).view(n, restarts)
+    ranked = (kept_log_likelihood(found).nan_to_num(nan=-1e30) + found.solved * 1e12).view(n, restarts)
     best = ranked.argmax(1).numpy()
     kept = found.z.view(n, restarts, -1)[torch.arange(n), torch.from_numpy(best)]
     drawn = torch.randn(kept.shape, generator=torch.Generator().manual_seed(seed + 1))
@@ -70,6 +69,13 @@ def measure(
         progress.advance()
     written = [tokens["found"][i * restarts : (i + 1) * restarts] for i in range(n)]
     return Measured(written, {name: tokens[name] for name in CONTROLS if name in tokens}, best)
+
+
+def kept_log_likelihood(found: Search) -> torch.Tensor:
+    """[row] float64 log-likelihood of the z that is kept: of a solved row the last, of another the highest."""
+    curve = found.log_likelihood.double()
+    last = curve.gather(1, (found.steps - 1)[:, None])[:, 0]
+    return torch.where(found.solved, last, curve.nan_to_num(nan=-torch.inf).amax(1))
 
 
 def _written(
@@ -199,7 +205,12 @@ def of_sentence(result: Result, i: int) -> dict[str, Any]:
         "steps_taken": int(one["steps"]),
     }
     curve = one["log_likelihood"].values
-    found["log_likelihood"] = float(curve[int(one["steps"]) - 1])
+    last = float(
+        curve[int(one["steps"]) - 1]
+    )  # of a row that was not solved the best z is kept, not the last
+    found["log_likelihood"] = (
+        last if bool(one["solved"]) or np.isnan(curve).all() else float(np.nanmax(curve))
+    )
     for name in CONTROLS:
         value = float(one[f"bleu_{name}"])
         found[f"bleu_{name}"] = None if np.isnan(value) else round(value, 3)

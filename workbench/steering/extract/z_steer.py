@@ -93,7 +93,7 @@ def z_steer(
         prefix: what stands before the sentence: text, chat or ids. Default: the beginning-of-sequence token (see the
             module on sinks).
         where: `all` (default) or `last`.
-        restarts: searches a sentence, from different random vectors; the one with the highest final log-likelihood
+        restarts: searches a sentence, from different random vectors; the one whose z has the highest log-likelihood
             among the solved (else of all) is its z.
         steps: forward passes at most.
         learning_rate: of Adam, per component, in units of the stream's root-mean-square component.

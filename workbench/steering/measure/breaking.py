@@ -3,7 +3,8 @@
 Going from strength 0 outwards on one side, quality is broken where, on average over prompts,
 
     perplexity under the unsteered model  >  `perplexity` x that of the unsteered continuations, or
-    share of repeated 4-grams             >  that of the unsteered continuations + `repetition`
+    share of repeated 4-grams             >  that of the unsteered continuations + `repetition`, or
+    share of empty continuations          >  that of the unsteered continuations + `empty`
 
 whichever comes first. (Perplexity is the geometric mean: exp of the mean cross-entropy.) Between two measured strengths
 the means are joined by straight lines; before the first crossing nothing is extrapolated, and where no strength
@@ -30,6 +31,8 @@ class Quality:
         perplexity: multiple of the unsteered perplexity; 2 means one bit less likely per token.
         repetition: rise of the share of repeated 4-grams; a plain greedy continuation of a small model repeats itself
             too, hence a rise and not a level.
+        empty: rise of the share of continuations without a token. They have no perplexity and no 4-grams, so a model
+            that steering has silenced would not count as broken by the other two.
 
     Raises:
         DataError: a multiple of 1 or less, a rise outside 0–1.
@@ -37,19 +40,19 @@ class Quality:
 
     perplexity: float = 2.0
     repetition: float = 0.2
+    empty: float = 0.5
 
     def __post_init__(self) -> None:
         if not self.perplexity > 1:
             raise DataError(f"A perplexity multiple of {self.perplexity:g} breaks at once: give more than 1.")
-        if not 0 < self.repetition < 1:
-            raise DataError(
-                f"A rise of repetition of {self.repetition:g} makes no sense: give one between 0 and 1."
-            )
+        for what, rise in (("repetition", self.repetition), ("empty texts", self.empty)):
+            if not 0 < rise < 1:
+                raise DataError(f"A rise of {what} of {rise:g} makes no sense: give one between 0 and 1.")
 
     def __str__(self) -> str:
         return (
             f"perplexity over {self.perplexity:g} times the unsteered, or repeated 4-grams over the unsteered "
-            f"+ {self.repetition:g}"
+            f"+ {self.repetition:g}, or empty texts over the unsteered + {self.empty:g}"
         )
 
 
@@ -61,7 +64,7 @@ class Break:
         strength: |strength| at which it breaks; NaN: not within what was measured.
         low, high: 95 % bootstrap interval; inf: beyond the largest strength measured.
         share: share of resamples that break within it.
-        cause: `perplexity`, `repetition`, or empty.
+        cause: `perplexity`, `repetition` or `empty texts`; nothing where it does not break.
     """
 
     strength: float
@@ -125,17 +128,26 @@ def break_strength(
     strengths = np.asarray(strengths, dtype=float)
     if len(strengths) < 2 or strengths[0] != 0 or (np.diff(strengths) <= 0).any():
         raise DataError(f"Strengths must ascend from 0, these are {strengths.tolist()}.")
-    limits = {"perplexity": float(np.log(quality.perplexity)), "repetition": quality.repetition}
-    values = {"perplexity": np.asarray(cross_entropy), "repetition": np.asarray(repetition)}
+    limits = {
+        "perplexity": float(np.log(quality.perplexity)),
+        "repetition": quality.repetition,
+        "empty texts": quality.empty,
+    }
+    values = {
+        "perplexity": np.asarray(cross_entropy),
+        "repetition": np.asarray(repetition),
+        "empty texts": np.isnan(cross_entropy).astype(float),
+    }
     observed = {
         name: float(first_crossing(strengths, _excess(nan_mean(v), limits[name])))
         for name, v in values.items()
     }
-    drawn = np.minimum(
-        *(
+    drawn = np.min(
+        [
             first_crossing(strengths, _excess(resampled_means(v.T, seed, n), limits[name]))
             for name, v in values.items()
-        )
+        ],
+        axis=0,
     )
     cause = min(observed, key=lambda name: observed[name])
     found = observed[cause]

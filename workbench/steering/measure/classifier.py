@@ -4,8 +4,13 @@
 
 with features f: counts of words, of character n-grams (both tf-idf), or any function texts -> [text, d]; `reading`
 is one: the mean activation of the *unsteered* model at a site over the text's tokens, so that the classifier knows
-words that stand in none of its training texts. AUC and its interval come from cross-validation by group, and beside it
-stands the AUC with shuffled labels. It is not the probe that steers: it reads finished texts, with nothing edited.
+words that stand in none of its training texts. AUC and its interval come from cross-validation by group,
+
+    AUC = share of couples (positive, negative) *of one fold* in which the positive scores higher; ties count ½
+
+(scores of different folds come from different classifiers: put together, a fold rich in one class is scored by a
+classifier that leans to the other, and pure noise would get an AUC far below ½). Beside it stands the AUC with shuffled
+labels. It is not the probe that steers: it reads finished texts, with nothing edited.
 """
 
 from __future__ import annotations
@@ -49,7 +54,8 @@ class TextClassifier:
 
     Attributes:
         name, units: for tables.
-        auc: held-out AUC by group; auc_low, auc_high: 95 % bootstrap interval over groups.
+        auc: held-out AUC by group (NaN where no fold has both classes).
+        auc_low, auc_high: 95 % bootstrap interval over groups.
         shuffled_auc: the same with labels shuffled before fitting.
         n, n_groups: training texts and groups.
     """
@@ -122,17 +128,20 @@ class TextClassifier:
                     scores[test] = fitted.fit(x[train], wanted[train]).decision_function(x[test])
             return scores
 
-        scores = held_out(y)
+        fold = np.zeros(len(y), dtype=int)
+        for i, (_, test) in enumerate(folds):
+            fold[test] = i
+        couples = _Couples(held_out(y), y, fold)
         shuffled = np.random.default_rng(seed).permutation(y)
-        low, high = _auc_interval(scores, y, codes, seed)
+        low, high = _auc_interval(couples, codes, seed)
         return cls(
             pipeline.fit(x, y),
             function,
             name,
-            _auc(scores, y),
+            couples.value(),
             low,
             high,
-            _auc(held_out(shuffled), shuffled),
+            _Couples(held_out(shuffled), shuffled, fold).value(),
             len(y),
             int(codes.max()) + 1,
         )
@@ -170,22 +179,38 @@ def _pipeline(features: Features) -> tuple[Any, Callable[[list[str]], Any] | Non
     return make_pipeline(counted, LogisticRegression(C=10.0, max_iter=2000)), None
 
 
-def _auc(scores: np.ndarray, y: np.ndarray) -> float:
-    from sklearn.metrics import roc_auc_score
+class _Couples:
+    """Couples (positive, negative) of each fold: which are in the right order. Texts without a score are in none."""
 
-    known = np.isfinite(scores)
-    if len(set(y[known].tolist())) < 2:
-        return float("nan")
-    return float(roc_auc_score(y[known], scores[known]))
+    def __init__(self, scores: np.ndarray, y: np.ndarray, fold: np.ndarray) -> None:
+        self._folds: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        for one in np.unique(fold):
+            here = (fold == one) & np.isfinite(scores)
+            up, down = np.flatnonzero(here & y), np.flatnonzero(here & ~y)
+            gap = scores[up][:, None] - scores[down][None]
+            self._folds.append((up, down, (gap > 0) + 0.5 * (gap == 0)))
+
+    def auc(self, weights: np.ndarray) -> np.ndarray:
+        """[draw] for weights [draw, text]; NaN where no couple is left."""
+        right, all_of_them = np.zeros(len(weights)), np.zeros(len(weights))
+        for up, down, ordered in self._folds:
+            u, v = weights[:, up], weights[:, down]
+            right += ((u @ ordered) * v).sum(1)
+            all_of_them += u.sum(1) * v.sum(1)
+        return np.where(all_of_them > 0, right / np.maximum(all_of_them, 1e-12), np.nan)
+
+    def value(self) -> float:
+        """The AUC of the texts as they are."""
+        n = 1 + max((int(i.max()) for up, down, _ in self._folds for i in (up, down) if len(i)), default=-1)
+        return float(self.auc(np.ones((1, n)))[0])
 
 
-def _auc_interval(scores: np.ndarray, y: np.ndarray, codes: np.ndarray, seed: int) -> tuple[float, float]:
-    """95 % interval by resampling groups, 200 times."""
-    rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(codes == c) for c in range(codes.max() + 1)]
-    drawn = []
-    for _ in range(200):
-        picked = np.concatenate([members[c] for c in rng.integers(len(members), size=len(members))])
-        drawn.append(_auc(scores[picked], y[picked]))
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
+def _auc_interval(couples: _Couples, codes: np.ndarray, seed: int, draws: int = 1000) -> tuple[float, float]:
+    """95 % percentile interval by resampling groups."""
+    n = int(codes.max()) + 1
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
+    found = couples.auc(counts[:, codes])
+    if not np.isfinite(found).any():
+        return float("nan"), float("nan")
+    low, high = np.nanquantile(found, [0.025, 0.975])
     return float(low), float(high)

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from workbench.directions import Direction
+from workbench.directions.controls import random_controls
 from workbench.errors import DataError
 from workbench.model.language_model import LanguageModel
 from workbench.progress import Progress, Silent
@@ -90,7 +91,7 @@ def compare_methods(
     progress = progress or Silent()
     started = time.perf_counter()
     chosen = dict(METHODS if methods is None else methods)
-    names = [site.name for pattern in sites for site in model.resolve(pattern)]
+    names = list(dict.fromkeys(site.name for pattern in sites for site in model.resolve(pattern)))
     _check(tasks, chosen, names, n_random)
     options = {"where": where, "tokens_per_batch": tokens_per_batch, "progress": progress}
     settings = _Settings(model, chosen, names, target_kl, n_random, tolerance, seed, progress, options)
@@ -171,10 +172,7 @@ def _one_task(s: _Settings, task: SteeringTask) -> TaskOutcome:
         scored = dict(zip(reached, nan_mean(scores).tolist(), strict=True))
     kept = {name: _best({site: scored.get((name, site), np.nan) for site in s.sites}) for name in names}
     used = list(dict.fromkeys(site for site in kept.values() if site is not None))
-    random = {
-        site: [Direction.random(made[names[0]][site], seed=_seed(s, site) + i) for i in range(s.n_random)]
-        for site in used
-    }
+    random = {site: random_controls(made[names[0]][site], s.n_random, _seed(s, site)) for site in used}
     drawn = [(site, i) for site in used for i in range(s.n_random)]
     strengths = (
         dict(zip(drawn, s.calibrate(said, [random[a][i] for a, i in drawn]), strict=True)) if drawn else {}

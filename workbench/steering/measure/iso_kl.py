@@ -6,8 +6,8 @@ Directions of the same norm move a model by very different amounts, and most eff
 change of the next-token distribution fixed asks what a direction does for what it costs (steering-lite calibrates its
 methods so). Search for each direction, all of them as rows of the same batches:
 
-1. begin at a fifth of the activations' mean norm and multiply by sqrt(target / KL), since KL ~ s^2 for small
-s, until the target is passed;
+1. begin at a fifth of the activations' mean norm and multiply by sqrt(target / KL), since KL ~ s^2 for small s, until
+   the target is passed (downwards in ever longer steps, since KL levels off where it is large);
 2. then keep the bracket [below, above] and take the straight line between its ends in log strength and log KL, or the
    geometric middle where the last step did not halve the bracket (bisection).
 
@@ -43,7 +43,7 @@ class Calibration:
 
     Attributes:
         strength: NaN where the target is not reached.
-        kl: mean KL at that strength on the prompts it was chosen on (at the largest one tried if not reached).
+        kl: mean KL at that strength on the prompts it was chosen on (if not reached, the one nearest to the target).
         reached: whether |kl - target| is within the tolerance.
         monotone: whether KL rose with strength at all strengths that were tried.
         tried: (strength, mean KL) of each, ascending.
@@ -58,10 +58,15 @@ class Calibration:
     n_prompts: int = 0
 
     @property
+    def nearest(self) -> float:
+        """The strength tried at which `kl` was measured."""
+        return max(s for s, kl in self.tried if kl == self.kl)
+
+    @property
     def note(self) -> str:
         """What a table should say beside it; empty where all is well."""
         if not self.reached:
-            return f"target not reached: KL {self.kl:.3g} at strength {self.tried[-1][0]:.3g}"
+            return f"target not reached: KL {self.kl:.3g} at strength {self.nearest:.3g}"
         return "" if self.monotone else "KL does not rise with strength everywhere"
 
 
@@ -131,8 +136,9 @@ def _next(tried: list[tuple[float, float]], target: float, largest: float, toler
         return float(min(largest, s * np.clip(1.05 * step, 1.25, 8.0)))
     high = min(above)
     below = [p for p in tried if p[0] < high[0]]
-    if not below:
-        return float(high[0] * np.clip(0.95 * np.sqrt(target / high[1]), 1 / 8, 0.8))
+    if not below:  # ever longer steps: a KL that has levelled off says nothing of how far down it is
+        step = np.clip(0.95 * np.sqrt(target / high[1]), 1 / 8, 0.8)
+        return float(high[0] * max(step ** len(above), 1 / 8))
     low = max(below)
     if high[0] / low[0] < 1 + 1e-6:
         return None
@@ -154,7 +160,7 @@ def _outcome(
     monotone = all(b >= a * (1 - 1e-6) for a, b in pairwise(values))
     reached = abs(value - target) <= tolerance * target
     if not reached:
-        return Calibration(float("nan"), values[-1], False, monotone, ordered, n_prompts)
+        return Calibration(float("nan"), value, False, monotone, ordered, n_prompts)
     return Calibration(s, value, True, monotone, ordered, n_prompts)
 
 

@@ -73,7 +73,17 @@ class LanguageIdentifier:
         x = np.array([t for several in texts.values() for t in several], dtype=object)
         y = np.array([language for language, several in texts.items() for _ in several])
         of = groups or {language: range(len(several)) for language, several in texts.items()}
+        counts = {language: (len(several), len(of.get(language, ()))) for language, several in texts.items()}
+        if wrong := [language for language, (n, given) in counts.items() if n != given]:
+            n, given = counts[wrong[0]]
+            raise DataError(
+                f"{given} groups were given for {n} texts of {wrong[0]!r}: give one for each text."
+            )
         codes = np.unique([str(g) for language in texts for g in of[language]], return_inverse=True)[1]
+        if codes.max() + 1 < n_splits:
+            raise DataError(
+                f"{codes.max() + 1} groups cannot be held out in {n_splits} folds: give more groups or fewer n_splits."
+            )
         pipeline = make_pipeline(
             CountVectorizer(analyzer="char_wb", ngram_range=(1, 4)), MultinomialNB(alpha=0.1)
         )

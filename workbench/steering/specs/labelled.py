@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from workbench.errors import DataError
 from workbench.progress import Progress
-from workbench.specs import Spec
+from workbench.steering.specs.labelled_sets import TwoSides
 
 if TYPE_CHECKING:
     from workbench.model.language_model import LanguageModel
     from workbench.results import Result
 
 
-class SteerSpec(Spec):
+class SteerSpec(TwoSides):
     """Mean difference between two labels of a set, added to prompts at several strengths.
 
     The direction is made from `n_train` texts of each label, drawn with `seed`; `prompts` are what it is tried on.
@@ -23,10 +22,6 @@ class SteerSpec(Spec):
 
     kind: ClassVar[str] = "steer"
 
-    dataset: str = "sentiment"
-    positive: str = "positive"
-    negative: str = "negative"
-    n_train: int = Field(default=60, ge=1)
     site: str = "blocks.14.hook_resid_post"
     prompts: list[str] = Field(
         default_factory=lambda: [
@@ -50,19 +45,11 @@ class SteerSpec(Spec):
         return f"{self.positive} − {self.negative} ({self.dataset}) at {self.site}"
 
     def run(self, model: LanguageModel, progress: Progress) -> Result:
-        from workbench.datasets import load
         from workbench.patching.metrics import LogitDifference
         from workbench.steering.directions import mean_difference
         from workbench.steering.dose_response import dose_response
 
-        loaded = load(self.dataset)
-        sides = []
-        for label in (self.positive, self.negative):
-            chosen = loaded.filter(label=label)
-            if not len(chosen):
-                known = sorted(set(loaded.labels))
-                raise DataError(f"{self.dataset!r} has no texts labelled {label!r}; its labels are {known}.")
-            sides.append(chosen.sample(min(self.n_train, len(chosen)), seed=self.seed).texts)
+        sides = self.sides()
         direction = mean_difference(
             model, sides[0], sides[1], self.site, name=f"{self.positive} − {self.negative}", progress=progress
         )

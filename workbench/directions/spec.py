@@ -1,4 +1,4 @@
-"""The tray's one analysis that needs the model: which tokens a named direction promotes and suppresses."""
+"""Spec of the tokens that a named direction promotes and suppresses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class DirectionTokensSpec(Spec):
     """Promoted and suppressed tokens of one direction of the library, beside random directions of its strength.
 
     Attributes:
-        direction: its name in the library.
+        direction: its name in the library, or a file.
         k: tokens of each side.
         strength: norm of what is added; the direction's scale by default.
         network: also with the blocks after its site running.
@@ -39,9 +39,10 @@ class DirectionTokensSpec(Spec):
         return f"tokens of {self.direction}"
 
     def run(self, model: LanguageModel, progress: Progress) -> Result:
-        from workbench.directions import library, top_tokens
+        from workbench.directions import top_tokens
+        from workbench.directions.named import one_named
 
-        found = library().direction(self.direction)
+        found = one_named(self.direction)
         return top_tokens(
             model, found, self.k, strength=self.strength, network=self.network, n_random=self.n_random,
             seed=self.seed, force=self.force, progress=progress,

@@ -1,16 +1,16 @@
-"""What the Steer page asks for, as a spec: a direction, how it is applied, and what is looked at.
+"""Spec of one direction at work: which, how it is applied, and what is looked at.
 
     kind: steer_direction
-    direction: truth            a name of the library, or positive + negative (+ site): a mean difference made here
+    direction: truth            a name of the library, or a file; or positive + negative (+ site): a mean difference
     look_at: texts              continuations beside strength 0 and a random direction of the same norm
            | dose_response      score and KL against strength, beside random directions
 
-The result of either carries the direction itself (`vector`, and its header in `attrs["steered_along"]`), so that a run
-can be saved into the library later without computing anything again: see `dashboards.pages.steer_texts`.
+The result of either carries the direction itself (`workbench.directions.carried`).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -34,7 +34,7 @@ class SteerDirectionSpec(Spec):
 
     Attributes:
         look_at: `texts` or `dose_response`.
-        direction: name in the library of directions; empty where the direction is made here.
+        direction: name in the library of directions, or a file; empty where the direction is made here.
         positive, negative: prompts of the mean difference that is made here, at `site`.
         force: accept a direction that was made on another model.
         prompts: what is continued.
@@ -75,12 +75,19 @@ class SteerDirectionSpec(Spec):
             raise ValueError("a prompt is empty: give a text for the model to continue")
         return prompts
 
+    @field_validator("strengths")
+    @classmethod
+    def _finite(cls, strengths: list[float]) -> list[float]:
+        if not all(math.isfinite(s) for s in strengths):
+            raise ValueError(f"the strengths {strengths} are not all finite: give numbers such as -8 and 8")
+        return strengths
+
     @model_validator(mode="after")
     def _one_source(self) -> SteerDirectionSpec:
         made = bool(self.positive or self.negative)
         if made == bool(self.direction):
             raise ValueError(
-                "give either the name of a direction of the library, or positive and negative prompts"
+                "give either a direction (its name in the library, or a file), or positive and negative prompts"
             )
         if made and not (self.positive and self.negative and self.site):
             raise ValueError(
@@ -105,7 +112,8 @@ class SteerDirectionSpec(Spec):
         return f"{what}: {'texts' if self.look_at == 'texts' else 'dose–response'}"
 
     def run(self, model: LanguageModel, progress: Progress) -> Result:
-        from dashboards.pages.steer_texts import steered_texts, with_direction
+        from workbench.directions.carried import with_direction
+        from workbench.steering.texts import steered_texts
 
         direction = self.made(model, progress)
         strengths = in_activation_units(direction, self.strengths, self.units)
@@ -127,9 +135,9 @@ class SteerDirectionSpec(Spec):
             return mean_difference(
                 model, self.positive, self.negative, self.site, seed=self.seed, progress=progress
             )
-        from workbench.directions import library
+        from workbench.directions.named import named
 
-        found = library().load(self.direction)
+        found = named(self.direction)
         found.fits(model, force=self.force)
         return found
 
@@ -141,16 +149,12 @@ class SteerDirectionSpec(Spec):
         progress: Progress,
     ) -> Result:
         from workbench.directions import DirectionSet
+        from workbench.directions.named import one_named
         from workbench.patching.metrics import LogitDifference
         from workbench.steering import dose_response
 
         if isinstance(direction, DirectionSet):
-            if len(direction) > 1:
-                raise DataError(
-                    f"{self.direction!r} is a set of {len(direction)} directions; a dose-response is of one. Save one "
-                    "member under a name of its own (`library.save(name, found[0])`), or look at texts."
-                )
-            direction = direction[0]
+            direction = one_named(self.direction)
         return dose_response(
             model, self.prompts, direction, strengths, LogitDifference(self.answer, self.wrong),
             n_random=self.n_random, where=self._rule(), show_text=self.max_new_tokens, seed=self.seed,

@@ -1,0 +1,1 @@
+"""Specs of steering runs: one file a kind (`workbench run spec.yaml`, `workbench steer`, the page Steer)."""
