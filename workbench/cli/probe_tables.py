@@ -16,6 +16,7 @@ Table = tuple[list[str], list[list[str]]]
 N_SHOWN = 120
 """So many rows at most; a table that is cut says "n of N" in its first column."""
 INTERVAL = "95 % interval"
+"""A value and its interval share a cell, which folds between them: so a table fits a terminal of 80 columns."""
 
 
 def table(result: Result) -> Table:
@@ -34,6 +35,18 @@ def _number(value: Any, form: str = ".3f") -> str:
 def _between(at: Any, name: str) -> str:
     low, high = (float(at[f"{name}_{end}"]) for end in ("low", "high"))
     return f"[{low:.3f}, {high:.3f}]" if np.isfinite([low, high]).all() else "–"
+
+
+def _with(at: Any, name: str, value: str | None = None, form: str = ".3f") -> str:
+    """`0.812 [0.700, 0.902]`, of the variable `value` with the ends of `name` (by default its own)."""
+    between = _between(at, name)
+    return _number(at[value or name], form) + ("" if between == "–" else f" {between}")
+
+
+def _constant(data: xr.Dataset, name: str) -> str | None:
+    """The number that a variable has everywhere, as text; None where it varies."""
+    found = np.unique(data[name].values[np.isfinite(data[name].values)])
+    return _number(found[0], "g") if len(found) == 1 else None
 
 
 def _or_not_run(at: Any, name: str) -> str:
@@ -58,30 +71,35 @@ def _head(dims: list[str], shown: int, n: int) -> list[str]:
 
 def _sweep(data: xr.Dataset) -> Table:
     dims, cells, n = _cells(data, "auc")
-    more: list[tuple[str, Callable[[Any], str]]] = [("accuracy", lambda at: _number(at["accuracy"]))]
+    several = "majority_accuracy" in data.coords and "label" in dims
+    accuracy = "accuracy" if several else f"accuracy\n(majority {_number(_majority(data))})"
+    more: list[tuple[str, Callable[[Any], str]]] = []
     if "accuracy_low" in data:
-        more.append((INTERVAL, lambda at: _between(at, "accuracy")))
-    more.append(("majority", lambda at: _number(at.coords.get("majority_accuracy", _majority(data)))))
+        more.append((f"{accuracy}\n{INTERVAL}", lambda at: _with(at, "accuracy")))
+    else:
+        more.append((accuracy, lambda at: _number(at["accuracy"])))
+    if several:
+        more.append(("majority", lambda at: _number(at.coords["majority_accuracy"])))
     if "calibration_error" in data:
-        more.append(("calibration error", lambda at: _number(at["calibration_error"])))
-    if "penalty" in data and bool(data["penalty"].notnull().any()):
+        more.append(("calib.\nerror", lambda at: _number(at["calibration_error"])))
+    if "penalty" in data and bool(data["penalty"].notnull().any()) and _constant(data, "penalty") is None:
         more.append(("C", lambda at: _number(at["penalty"], "g")))
     columns = [
         *_head(dims, len(cells), n),
-        "AUC",
-        INTERVAL,
-        "shuffled-label AUC",
+        f"AUC\n{INTERVAL}",
+        "shuffled\nAUC",
         *(name for name, _ in more),
     ]
     return columns, [
-        [*_place(at, dims), _number(at["auc"]), _between(at, "auc"), _or_not_run(at, "control_auc")]
-        + [read(at) for _, read in more]
+        [*_place(at, dims), _with(at, "auc"), _or_not_run(at, "control_auc")] + [read(at) for _, read in more]
         for at in cells
     ]
 
 
 def _place(at: Any, dims: list[str]) -> list[str]:
-    return [str(at[dim].item()) for dim in dims]
+    """Where a cell is; kinds of probe with a space, at which a narrow column folds."""
+    found = {dim: str(at[dim].item()) for dim in dims}
+    return [text.replace("_", " ") if dim == "probe" else text for dim, text in found.items()]
 
 
 def _majority(data: xr.Dataset) -> float:
@@ -90,12 +108,11 @@ def _majority(data: xr.Dataset) -> float:
 
 def _numbers(data: xr.Dataset) -> Table:
     dims, cells, n = _cells(data, "r2")
-    columns = [*_head(dims, len(cells), n), "R²", INTERVAL, "permuted R²", "mean abs. error", "alpha"]
+    columns = [*_head(dims, len(cells), n), f"R²\n{INTERVAL}", "permuted\nR²", "mean abs.\nerror", "alpha"]
     return columns, [
         [
             *(str(at[dim].item()) for dim in dims),
-            _number(at["r2"]),
-            _between(at, "r2"),
+            _with(at, "r2"),
             _or_not_run(at, "control_r2"),
             _number(at["mae"], ".4g"),
             _number(at["penalty"], "g"),
@@ -109,42 +126,40 @@ def _trust(data: xr.Dataset) -> Table:
     first = _along(data)
     best = int(np.nanargmax(data["auc"].sel(control="probe").values))
     at = data.isel({first: best})
-    columns = [f"at {first} {at[first].item()}", "AUC", INTERVAL, "probe − this", INTERVAL, "accuracy"]
+    columns = [f"at {first} {at[first].item()}", f"AUC\n{INTERVAL}", f"probe − this\n{INTERVAL}", "accuracy"]
     rows = []
     for name in at["control"].values:
         one = at.sel(control=name)
-        behind = (
-            ["", ""] if name == "probe" else [_number(one["difference"], "+.3f"), _between(one, "difference")]
-        )
-        rows.append([str(name), _number(one["auc"]), _between(one, "auc"), *behind, _number(one["accuracy"])])
+        behind = "" if name == "probe" else _with(one, "difference", form="+.3f")
+        rows.append([str(name), _with(one, "auc"), behind, _number(one["accuracy"])])
     return columns, rows
 
 
 def _transfer(data: xr.Dataset) -> Table:
     dims, cells, n = _cells(data, "auc")
-    columns = [
-        *_head(dims, len(cells), n),
-        "AUC",
-        INTERVAL,
-        "permuted AUC",
-        "drop",
-        "cosine",
-        "accuracy",
-        "n",
-    ]
-    return columns, [
+    names, shared = _without_shared([str(name) for name in data["train"].values])
+    head = [f"{shared}:\n{name}" if shared and name == "train" else name for name in dims]
+    columns = [*_head(head, len(cells), n), f"AUC\n{INTERVAL}", "permuted\nAUC", f"drop\n{INTERVAL}"]
+    return [*columns, "cosine", "accu-\nracy", "n"], [
         [
-            *(str(at[dim].item()) for dim in dims),
-            _number(at["auc"]),
-            _between(at, "auc"),
+            *(names.get(place, place) for place in _place(at, dims)),
+            _with(at, "auc"),
             _or_not_run(at, "control_auc"),
-            _number(at["drop"], "+.3f"),
+            _with(at, "drop", form="+.3f") if at["train"].item() != at["test"].item() else "",
             _number(at["cosine"], "+.2f"),
             _number(at["accuracy"]),
             str(int(at["n"])),
         ]
         for at in cells
     ]
+
+
+def _without_shared(names: list[str]) -> tuple[dict[str, str], str]:
+    """Names without the field they share (`negated=True`, `negated=False` -> `True`, `False`), and that field."""
+    fields = {name.partition("=")[0] for name in names if "=" in name}
+    if len(fields) != 1 or not all("=" in name for name in names):
+        return {}, ""
+    return {name: name.partition("=")[2] for name in names}, fields.pop()
 
 
 def _causal(data: xr.Dataset) -> Table:
@@ -155,30 +170,25 @@ def _causal(data: xr.Dataset) -> Table:
         probe, random = (at.sel(direction=name) for name in ("probe", "random"))
         rows.append(
             [
-                f"{float(strength):+g}",
-                _number(probe["mean_change"], "+.3f"),
-                _between(probe, "change"),
-                _number(random["mean_change"], "+.3f"),
-                _between(random, "change"),
-                _number(at["difference"], "+.3f"),
-                _between(at, "difference"),
+                f"{float(strength):+g}" if strength else "0",
+                _with(probe, "change", "mean_change", "+.3f"),
+                _with(random, "change", "mean_change", "+.3f"),
+                _with(at, "difference", form="+.3f"),
             ]
         )
-    columns = ["strength", f"probe: change of {data.attrs['metric']}", INTERVAL, "random", INTERVAL]
-    return [*columns, "probe − random", INTERVAL], rows
+    return ["strength", *(f"{name}\n{INTERVAL}" for name in ("probe", "random", "probe − random"))], rows
 
 
 def _mil(data: xr.Dataset) -> Table:
     dims, cells, n = _cells(data, "mcc")
-    columns = [*_head(dims, len(cells), n), "MCC", INTERVAL, "shuffled MCC", "accuracy", "coverage"]
-    columns += ["abstained", "right of the answers"]
+    columns = [*_head(dims, len(cells), n), f"MCC\n{INTERVAL}", "shuffled\nMCC", "accuracy", "coverage"]
+    columns += ["abstained", "right of\nthe answers"]
     rows = []
     for at in cells:
         every = at.sel(of="all")
         row = [
             str(at[dims[0]].item()),
-            _number(at["mcc"]),
-            _between(at, "mcc"),
+            _with(at, "mcc"),
             _or_not_run(at, "control_mcc"),
         ]
         row += [
@@ -190,15 +200,22 @@ def _mil(data: xr.Dataset) -> Table:
 
 
 def _erasure(data: xr.Dataset) -> Table:
-    columns = ["rows", "eraser", "accuracy", INTERVAL, "drop", "AUC", "log-loss (nats)", "dimensions"]
+    columns = [
+        "rows",
+        "eraser",
+        f"accuracy\n{INTERVAL}",
+        "drop",
+        f"AUC\n{INTERVAL}",
+        "log-loss\n(nats)",
+        "rank",
+    ]
     return columns, [
         [
             str(rows),
             str(eraser).replace("_", " "),
-            _number(at["accuracy"]),
-            _between(at, "accuracy"),
-            _number(at["drop"], "+.3f"),
-            _number(at["auc"]) if "auc" in at else "–",
+            _with(at, "accuracy"),
+            "" if eraser == "none" else _number(at["drop"], "+.3f"),
+            (_with(at, "auc") if "auc_low" in at else _number(at["auc"])) if "auc" in at else "–",
             _number(at["log_loss"]),
             _number(at["rank"], "g"),
         ]
@@ -209,14 +226,12 @@ def _erasure(data: xr.Dataset) -> Table:
 
 
 def _sparse(data: xr.Dataset) -> Table:
-    columns = ["latents", "AUC", INTERVAL, "behind the dense probe", INTERVAL, "shuffled-label AUC"]
+    columns = ["latents", f"AUC\n{INTERVAL}", f"behind the dense probe\n{INTERVAL}", "shuffled\nAUC"]
     rows = [
         [
             str(int(k)),
-            _number(at["auc"]),
-            _between(at, "auc"),
-            _number(at["auc_gap"], "+.3f"),
-            _between(at, "auc_gap"),
+            _with(at, "auc"),
+            _with(at, "auc_gap", form="+.3f"),
             _or_not_run(at, "control_auc"),
         ]
         for k in data["k"].values
@@ -224,10 +239,9 @@ def _sparse(data: xr.Dataset) -> Table:
     ]
     dense = [
         f"all {data.attrs['d_dense']} dimensions",
-        _number(data["dense_auc"]),
-        _between(data, "dense_auc"),
+        _with(data, "dense_auc"),
     ]
-    return columns, [*rows, [*dense, "", "", _or_not_run(data, "dense_control_auc")]]
+    return columns, [*rows, [*dense, "", _or_not_run(data, "dense_control_auc")]]
 
 
 def _apply(data: xr.Dataset) -> Table:

@@ -222,8 +222,9 @@ class Operation:
 def numbers(given: Any, what: str) -> tuple[float, ...]:
     """One number or a sequence of them, as a tuple of finite floats; else a `DataError` that names `what`."""
     try:
-        several = isinstance(given, Sequence) and not isinstance(given, str)
-        found = tuple(float(x) for x in (given if several or _array(given) else [given]))
+        several = _array(given) or (isinstance(given, Sequence) and not isinstance(given, str))
+        listed: Any = given if several else [given]
+        found = tuple(float(x) for x in listed)
     except (TypeError, ValueError) as error:
         raise DataError(
             f"Steering {what} is {given!r}: give a number such as 8.0, or one per prompt."

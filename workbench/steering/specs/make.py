@@ -140,7 +140,8 @@ class MakeSpec(TwoSides):
             return extract.pca_of_differences_at(
                 model, positive, negative, self.sites, name=name, progress=progress, **more
             )
-        layers = sorted({int(site.layer) for pattern in self.sites for site in model.resolve(pattern)})
+        found = [site.layer for pattern in self.sites for site in model.resolve(pattern)]
+        layers = sorted({layer for layer in found if layer is not None})
         return extract.in_context_vector(
             model,
             positive,
