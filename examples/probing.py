@@ -46,8 +46,9 @@ print(*facts.texts[:2], len(facts), "statements in", len(set(facts.groups)), "gr
 # %% [markdown]
 # ## Sweep
 # Two kinds of probe at each of these layers, scored on statements they were not fitted to. Shuffled labels go
-# through the same steps. The best of many layers looks better than it is, so beside its `auc` stand `nested_auc`, for which
-# the layer was chosen without the statements it is scored on, and `control_best_auc`, the best of shuffled labels.
+# through the same steps. The best of many layers looks better than it is. So beside its `auc` stand `nested_auc`,
+# for which the layer was chosen without the statements it is scored on, and `control_best_auc`, the best layer of
+# shuffled labels.
 
 # %%
 sweep = probes.sweep(acts, facts.labels, groups=facts.groups, positive="true", keep_scores=True)

@@ -169,7 +169,8 @@ for i, prompt in enumerate(both):
 # %% [markdown]
 # ## Eight strengths, one generation
 # Rows of a batch may carry different strengths, so a whole range costs little more than one. Strength 0 is the
-# unsteered model, and the control for what is said at all others.
+# unsteered model, and the control for what is said at all others. A stronger push is not more of the same: far out
+# the words no longer mean what they meant.
 
 # %%
 strengths = [mean.strength(x) for x in (-4, -2, -1, 0, 1, 2, 4, 8)]
@@ -191,7 +192,7 @@ doses = wb.steering.dose_response(
     [mean.strength(x) for x in (-4, -2, 2, 4)],
     wb.LogitDifference(" good", " bad"),
     n_random=3,
-    show_text=12,
+    show_text=10,
 )
 doses.plot()
 
@@ -244,3 +245,6 @@ said = wb.steering.generate(
 )
 print(repr(said.texts[0]))
 {key: written.result.summary[key] for key in ("bleu", "bleu_no_z", "bleu_random_z", "median_steps")}
+
+# %%
+written.result.plot()

@@ -11,6 +11,7 @@
 | every layer, position and label in one solve; numbers | `sweep`, `regress` |
 | estimators with the conventions of scikit-learn | `LogisticProbe`, `MassMeanProbe`, …, `probes.kinds` |
 | a probe with the site and model it belongs to, on disk | `FittedProbe`, `save_probe`, `load_probe` |
+| one probe of a sweep, fitted on all its rows | `best_cell`, `picked_probe` |
 | is it worth trusting: controls, transfer, p-values | `probes.trust` |
 | does the model use it: steering, intervention, saliency | `probes.causal`, `probes.boards` |
 | erasure; calibration; sets with stated coverage | `Leace`, `erase_scores`, `calibrate`, `ConformalSets` |
@@ -42,7 +43,10 @@ _NAMES = {
     "calibrate": "probes.calibration",
     "ConformalSets": "probes.conformal",
     "ProbeSpec": "probes.spec",
+    "best_cell": "probes.picked",
+    "picked_probe": "probes.picked",
 }
+_ROOMS = ("boards", "causal", "kinds", "mil", "periodic", "trust")
 _FUNCTIONS = ("sweep", "regress")
 """Functions with the name of the module they live in."""
 
@@ -55,9 +59,11 @@ __all__ = [
     "ProbeSpec",
     "ProbeSweep",
     "WhitenedMassMeanProbe",
+    "best_cell",
     "calibrate",
     "erase_scores",
     "load_probe",
+    "picked_probe",
     "regress",
     "save_probe",
     "sweep",
@@ -70,6 +76,7 @@ if TYPE_CHECKING:
     from probes.estimators import LogisticProbe, MassMeanProbe, WhitenedMassMeanProbe
     from probes.fitted import FittedProbe
     from probes.leace import Leace
+    from probes.picked import best_cell, picked_probe
     from probes.regress import regress
     from probes.saving import load_probe, save_probe
     from probes.spec import ProbeSpec
@@ -89,6 +96,8 @@ sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"probes.{name}")
     if name not in _NAMES:
         raise AttributeError(f"module 'probes' has no attribute {name!r}")
     return getattr(import_module(_NAMES[name]), name)

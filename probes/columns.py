@@ -198,6 +198,8 @@ class EstimatorColumns(Columns):
         from sklearn.base import clone
 
         x = train.x.cpu().numpy()
+        if bool((x == x[0]).all()):
+            return self._of_constant(code, n_classes, x.shape[1])
         fits: list[Any] = []
         for labels in code.cpu().numpy():
             one: Any = clone(self.estimator)
@@ -214,6 +216,20 @@ class EstimatorColumns(Columns):
                 return None
             coef, intercept = np.atleast_2d(coef), np.atleast_1d(getattr(fits[target], "intercept_", 0.0))
             return Weights(coef[cls], float(intercept[min(cls, len(intercept) - 1)]))
+
+        return _closed(scores, weights, len(code))
+
+    def _of_constant(self, code: Int[Tensor, "target row"], n_classes: int, d: int) -> Fitted:
+        """Where all rows are the same there is nothing but how frequent the classes are: that is the score."""
+        share = torch.stack([(code == c).double().mean(1) for c in range(n_classes)], dim=1).log()
+        constant = share[:, 1:] - share[:, :1] if n_classes == 2 else share  # [target, class]
+        has_weight = "mlp" not in type(self.estimator).__name__.lower()
+
+        def scores(other: Tensor) -> Tensor:
+            return constant.to(other.device)[None, :, None].expand(1, len(code), len(other), -1)
+
+        def weights(_: int, target: int, cls: int) -> Weights | None:
+            return Weights(np.zeros(d), float(constant[target, cls])) if has_weight else None
 
         return _closed(scores, weights, len(code))
 

@@ -67,9 +67,10 @@ def erase_scores(
 
     Returns:
         `Result` of kind `probe_erasure`, dims `rows` (same, other) and `eraser`: `accuracy`, `log_loss` (nats) with
-        `_low` and `_high`; for two classes `auc` (pairs of one fold), too; `drop`, accuracy with `none` minus accuracy, with its
-        ends; `train_log_loss` of the probe's rows; `squared_change`, mean ‖r(x) − x‖² of the eraser's rows as a share
-        of their variance; `rank`. `attrs` has n, the majority accuracy and the log-losses of a constant.
+        `_low` and `_high`; for two classes `auc` (pairs of one fold), too; `drop`, accuracy with `none`
+        minus accuracy, with its ends; `train_log_loss` of the probe's rows; `squared_change`, mean ‖r(x) − x‖² of the
+        eraser's rows as a share of their variance; `rank`. `attrs` has n, the majority accuracy and the log-losses of
+        a constant.
 
     Raises:
         DataError: labels or groups that do not match, one class, NaN rows, a class with fewer rows than folds.

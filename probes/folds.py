@@ -92,7 +92,9 @@ def _enough(code: np.ndarray, groups: np.ndarray | None, n: int, names: Sequence
         members = code == number
         count = int(members.sum()) if groups is None else len(np.unique(groups[members]))
         if count < n:
-            do = f"use at most {count} folds, or give more prompts" if count > 1 else "give more prompts of it"
+            do = (
+                f"use at most {count} folds, or give more prompts" if count > 1 else "give more prompts of it"
+            )
             raise DataError(f"The {names[number]} class has {count} {of}, fewer than the {n} folds: {do}.")
 
 

@@ -253,11 +253,15 @@ def _task(
         )
     names = [[_named(c, i, len(label.classes)) for i, c in enumerate(label.classes)] for label in rows.labels]
     fold = shared_folds(codes, rows.groups, n=folds, seed=seed, names=names)
-    level = "rows"
+    levels: dict[str, list[str]] = {}
     targets = []
-    for code in codes:
+    for label, code in zip(rows.labels, codes, strict=True):
         permuted, level = permute_labels(code, fold, rows.groups, n=n_control, seed=seed + 1)
+        levels.setdefault(level, []).append(label.name)
         targets += [code[None], permuted]
+    level = " or ".join(
+        level + (f" ({', '.join(names)})" if len(levels) > 1 else "") for level, names in levels.items()
+    )
     bootstrap = measure.Bootstrap(rows.groups, len(fold), n=n_bootstrap, seed=seed + 2)
     return Task(np.concatenate(targets), len(codes), n_classes, fold, bootstrap), level
 

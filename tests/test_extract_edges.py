@@ -36,7 +36,8 @@ def test_layers_in_any_order_give_each_its_own_candidate(llama):
     metric = wb.LogitDifference(30, 31)
     loose: dict[str, Any] = {"kl_at_most": 100.0, "induced_at_least": -100.0, "n_random": 1}
     up, down = (
-        ablation_direction(llama, *sets, metric, layers=layers, **loose) for layers in ([0, 2], [2, 0, 2])
+        ablation_direction(llama, sets[0], sets[1], metric, layers=layers, **loose)
+        for layers in ([0, 2], [2, 0, 2])
     )
     assert np.unique(up.result.data["norm"]).size == 2
     for name in ("norm", "ablated", "induced", "kl"):
@@ -45,7 +46,7 @@ def test_layers_in_any_order_give_each_its_own_candidate(llama):
         up.direction.vector, down.direction.vector
     )
     with pytest.raises(DataError, match="No layers were given"):
-        ablation_direction(llama, *sets, metric, layers=[], **loose)
+        ablation_direction(llama, sets[0], sets[1], metric, layers=[], **loose)
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
@@ -119,8 +120,60 @@ def test_the_log_likelihood_of_a_direction_is_that_of_its_vector():
 
 def test_numbers_of_a_dictionary_are_whole_and_a_numpy_number_is_a_number():
     rows = torch.randn(5, 48, generator=torch.Generator().manual_seed(0))
-    one = from_dictionary(rows, MLP, np.int64(3), activation=np.float32(2))
+    three: Any = np.int64(3)
+    two: Any = np.float32(2)
+    one = from_dictionary(rows, MLP, three, activation=two)
     assert one[0].scale == pytest.approx(2 * float(rows[3].norm()), rel=1e-6) and one.names == ["feature 3"]
     for wrong in ([1.5], 1.5, True):
         with pytest.raises(DataError, match="no whole number"):
             from_dictionary(rows, MLP, wrong)  # type: ignore[arg-type]
+
+
+def test_random_controls_of_an_ablation_have_the_norm_of_the_difference(llama, monkeypatch):
+    from workbench.steering.extract import ablation
+
+    random, norms, plain = np.random.default_rng(0), [], ablation._scores
+
+    def spy(model, site, difference, *rest):
+        norms.append((site, float(difference.norm())))
+        return plain(model, site, difference, *rest)
+
+    monkeypatch.setattr(ablation, "_scores", spy)
+    sets = [[[*random.integers(10, 100, 3).tolist(), end] for _ in range(8)] for end in (5, 6)]
+    found = ablation_direction(
+        llama, sets[0], sets[1], wb.LogitDifference(30, 31), layers=[1], kl_at_most=1e9, induced_at_least=-1e9,
+        n_random=3,
+    )  # fmt: skip
+    assert [site for site, _ in norms] == [
+        "blocks.1.hook_resid_post"
+    ] * 5  # candidate, its test, three controls
+    assert [n for _, n in norms] == pytest.approx([found.direction.scale] * 5)
+
+
+def test_what_is_read_after_erasing_is_read_on_rows_the_axis_was_not_made_of():
+    from workbench.steering.extract.leace import _erased
+
+    draw = torch.Generator().manual_seed(0)
+    noise = [[torch.randn(20, 64, generator=draw, dtype=torch.float64) for _ in "ab"] for _ in range(12)]
+    found = [_erased(a, b, seed=i)["nothing"] for i, (a, b) in enumerate(noise)]
+    assert abs(np.mean(found) - 0.5) < 0.12  # on its own rows it would be 1
+
+
+def test_the_random_z_of_the_control_is_as_long_as_the_z_that_is_kept(monkeypatch):
+    from workbench.steering.extract import z_result
+
+    seen, plain = [], z_result._written
+
+    def spy(model, vectors, *rest):
+        seen.append(vectors)
+        return plain(model, vectors, *rest)
+
+    monkeypatch.setattr(z_result, "_written", spy)
+    found = z_steer(
+        tiny_model("llama"), [[40, 41], [50, 51, 52]], 0, prefix=[5, 9], steps=4, restarts=2, seed=1
+    )
+    _, none, random, other = seen
+    kept = torch.stack([d.vector * d.scale for d in found.directions])
+    assert none is None and torch.allclose(other, kept.roll(1, 0), atol=1e-5)
+    assert torch.allclose(random.norm(dim=1), kept.norm(dim=1), rtol=1e-5)
+    assert not torch.allclose(random, kept, atol=1e-2)

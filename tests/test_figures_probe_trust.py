@@ -125,9 +125,14 @@ def test_the_probe_stands_beside_every_control_with_its_own_numbers():
     assert traces["mass mean probe"].line.dash == "solid" and traces["random token"].line.dash == "dash"
     assert traces["majority"].line.dash == "dot"
     assert [s.y0 for s in figure.layout.shapes] == [0.5] and figure.layout.annotations[0].text == "chance"
-    low, high = traces["random token, low"], traces["random token, high"]
-    np.testing.assert_allclose(low.y, result.data["auc_low"].sel(control="random token"), rtol=1e-6)
-    np.testing.assert_allclose(high.y, result.data["auc_high"].sel(control="random token"), rtol=1e-6)
+    low, high = traces["mass mean probe, low"], traces["mass mean probe, high"]
+    np.testing.assert_allclose(low.y, result.data["auc_low"].sel(control="probe"), rtol=1e-6)
+    np.testing.assert_allclose(high.y, result.data["auc_high"].sel(control="probe"), rtol=1e-6)
+    assert [trace.name for trace in figure.data if trace.fill] == [
+        "mass mean probe, high"
+    ]  # areas hide each other
+    ends = traces["random token"].customdata[:, 0]
+    np.testing.assert_allclose(ends, result.data["auc_low"].sel(control="random token"), rtol=1e-6)
 
 
 def test_differences_are_those_of_the_best_layer_and_the_least_is_named():

@@ -12,7 +12,7 @@ from test_steering_measure_compare import SITES, a_task, towards_one_token
 from test_steering_measure_kl import PROMPTS, a_direction
 
 import workbench as wb
-from dashboards.figures import steer, steer_methods, theme
+from dashboards.figures import steer, steer_methods, steer_words, theme
 from dashboards.figures.tables import tables
 from workbench.steering.measure import compare_methods
 from workbench.steering.measure.methods import mean_difference
@@ -110,7 +110,7 @@ def test_method_dots_are_those_of_the_table(methods):
 
 
 def test_every_figure_says_n_and_control_and_has_words_and_tables(dose, methods):
-    words = {**steer.describe(dose), **steer_methods.describe(methods)}
+    words = {**steer_words.describe(dose), **steer_methods.describe(methods)}
     drawn = {**steer.figures(dose), **steer_methods.figures(methods)}
     for name, figure in drawn.items():
         said = under(figure)

@@ -187,7 +187,12 @@ def test_a_saved_probe_refuses_another_site_or_model_and_says_how_often_it_is_ri
     )
     summary = read["summary"]
     assert summary["n_prompts"] == 48 and summary["accuracy"] == 1.0 and summary["majority_accuracy"] == 0.5
-    assert summary["accuracy_low"] == pytest.approx(48 / (48 + 1.959964**2), abs=1e-4)  # Wilson: n / (n + z²)
+    n = len({r["group"] for r in RECORDS})  # all right: as many independent answers as groups
+    assert summary["accuracy_low"] == pytest.approx(n / (n + 1.959964**2), abs=1e-4)  # Wilson: n / (n + z²)
+    assert "colours" in summary["training_rows"]  # these are the rows it was fitted to, and the run says so
+    every = ("--dataset", "colours.jsonl", "--labels", "true,false,neither")
+    said = workbench.fails("probe", "apply", str(file), *every, model=False)
+    assert "Label 'neither' is none of the probe's classes (false, true)" in said
     text = ["--text", "the Mary is red"]
     said = workbench.fails("probe", "apply", str(file), *text, "--site", "blocks.9.hook_resid_post")
     assert "belongs to 'blocks." in said and "not to 'blocks.9.hook_resid_post'" in said
@@ -233,7 +238,7 @@ def test_a_probe_of_three_classes_is_saved_and_an_mlp_is_refused(workbench, tmp_
     mlp = workbench.fails(
         *COLOURS, "--kinds", "mlp", "--sites", "blocks.0.hook_resid_post", "--save-probe", str(line) + "2"
     )
-    assert "'mlp' is more than weights" in mlp
+    assert "'mlp' is more than a weight" in mlp and "--keep-kind logistic" in mlp
 
 
 def test_a_store_is_probed_without_its_model(workbench, model, here, tmp_path):
@@ -268,7 +273,9 @@ def test_the_table_has_score_interval_control_and_majority(workbench):
         *COLOURS, "--label", "red=colour=red", "--label", "place", "--kinds", "logistic"
     )
     assert code == 0, err
-    head = next(line for line in out.splitlines() if line.startswith("layer"))
-    for name in ("label", "probe", "AUC", "95 % interval", "shuffled-label AUC", "accuracy", "majority", "C"):
+    lines = out.splitlines()
+    last = next(i for i, line in enumerate(lines) if line.startswith("layer"))
+    head = " ".join(lines[: last + 1])
+    for name in ("label", "probe", "AUC", "95 % interval", "shuffled", "accuracy", "majority"):
         assert name in head
     assert "0      red    logistic" in out and "best by label: place" in out

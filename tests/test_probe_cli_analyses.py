@@ -186,7 +186,7 @@ def test_a_causal_check_of_a_direction_from_a_file_or_the_library_or_of_a_saved_
     saved = workbench.json("probe", *sweep)
     made = workbench.json("probe", *common, "--direction", str(probe))
     at = load_run(saved["path"]).result.data.isel(layer=0, probe=0)
-    assert made["summary"]["scale"] == pytest.approx(float(at["scale"]))
+    assert made["summary"]["scale"] == pytest.approx(float(at["scale"]), rel=1e-3)  # four digits
     assert "prompts alone give no direction" in workbench.fails("probe", *common)
     assert "holds no direction and no probe" in workbench.fails(
         "probe", *common, "--direction", "colours.jsonl"

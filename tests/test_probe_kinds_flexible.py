@@ -242,7 +242,10 @@ def test_choosing_features_on_noise_gains_nothing_out_of_fold():
             "2 of 40 rows of the dense activations",
         ),
         ({"dense": np.ones(40)}, r"table \[row, feature\], not of shape \[40\]"),
-        ({"labels": np.arange(40) < 3}, "positive class has 3 rows, fewer than the 5 folds"),
+        (
+            {"labels": np.arange(40) < 3},
+            r"positive class has 3 rows, fewer than the 5 folds: use at most 3 folds, or",
+        ),
         ({"positive": "yes"}, "positive class 'yes' is not among"),
         ({"C": -1.0}, "C must be above 0"),
     ],

@@ -467,7 +467,10 @@ LABELS = np.arange(20) % 2
         ({"labels": [None, *LABELS[1:]]}, "1 of 20 labels are None or NaN, the first at 0"),
         ({"labels": [[0], [1]] * 10}, "flat list"),
         ({"positive": "true"}, r"positive class 'true' is not among the labels, which are 0, 1"),
-        ({"labels": np.arange(20) < 3}, "positive class has 3 rows, fewer than the 5 folds"),
+        (
+            {"labels": np.arange(20) < 3},
+            r"positive \(True\) class has 3 rows, fewer than the 5 folds: use at most 3 folds, or",
+        ),
         ({"groups": np.arange(20) % 3}, "class has 3 groups, fewer than the 5 folds"),
         ({"groups": ["a"] * 7}, "7 groups for 20 labels"),
         (

@@ -8,7 +8,7 @@ import torch
 from conftest import tiny_model
 
 import workbench as wb
-from workbench.errors import DataError
+from workbench.errors import DataError, PromptError
 from workbench.steering import Windows
 from workbench.steering.operations import numbers
 
@@ -75,3 +75,10 @@ def test_a_text_is_one_number_and_so_is_a_tensor_without_dimensions():
 def test_windows_are_pairs_of_whole_numbers(windows):
     with pytest.raises(DataError, match="whole numbers"):
         Windows(windows)
+
+
+def test_the_last_new_token_is_not_read_again_so_one_more_fits(model):
+    long = [5] * (model.context_length - 4)
+    assert len(wb.steering.generate(model, [long], max_new_tokens=5, stop_at_end=False).tokens[0]) == 5
+    with pytest.raises(PromptError, match="at most 5 new tokens"):
+        wb.steering.generate(model, [long], max_new_tokens=6)

@@ -170,3 +170,14 @@ def test_shipped_tasks_share_no_prompt_and_their_scorers_work(smollm2):
     assert sentiment.auc_low > 0.75 and abs(sentiment.shuffled_auc - 0.5) < 0.2
     scores = sentiment(["I loved every minute of it.", "It was a complete waste of money."])
     assert scores[0] > scores[1]
+
+
+def test_against_random_is_the_score_less_that_of_the_random_directions(compared):
+    model = compared[0]
+    task = a_task(scorer=lambda texts: [len(text) for text in texts])
+    one = {"planted": towards_one_token}
+    data = compare_methods(model, [task], one, sites=SITES[1:], target_kl=1.5, n_random=2).data.isel(task=0)
+    score = {name: data["score"].sel({"method": name}).values for name in ("planted", "random direction")}
+    against = data["against_random"].sel({"method": "planted"}).values
+    assert np.allclose(against, score["planted"] - score["random direction"])
+    assert not np.allclose(against, data["change"].sel({"method": "planted"}).values)

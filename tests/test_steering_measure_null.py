@@ -12,7 +12,8 @@ from workbench.directions import Direction
 from workbench.directions.controls import random_controls
 from workbench.directions.cosines import direction_cosines
 from workbench.errors import DataError
-from workbench.steering.measure import LanguageIdentifier, TextClassifier
+from workbench.statistics import bootstrap_interval
+from workbench.steering.measure import Dose, LanguageIdentifier, TextClassifier, target_log_probability
 from workbench.steering.measure.breaking import Quality, break_strength
 from workbench.steering.measure.classifier import _auc_interval, _Couples
 from workbench.steering.measure.iso_kl import search
@@ -136,3 +137,37 @@ def test_the_band_of_all_pairs_under_reference_activations_holds():
         found = direction_cosines(ds, reference=reference, n_null=300, seed=seed)
         outside.append(found.summary["outside"]["reference"] > 0)
     assert np.mean(outside) <= 0.15
+
+
+def test_both_limits_are_held_against_the_same_draws_of_prompts():
+    """Either is passed only where the first of two prompts is drawn twice: a quarter, not 1 - (3/4)² of the draws."""
+    entropy = np.array([[1.0, 1.0], [2.0, 1.0]])
+    repeated = np.array([[0.0, 0.0], [0.3, 0.0]])
+    found = break_strength(np.array([0.0, 1.0]), entropy, repeated, n=4000)
+    assert np.isnan(found.strength) and found.share == pytest.approx(0.25, abs=0.04)
+
+
+def test_the_interval_of_the_difference_resamples_steered_and_random_together(llama):
+    d = Direction.from_vector(torch.ones(48), site=SITE)
+    prompts = [[5 + i, 6, 7] for i in range(9)]
+    data = wb.steering.dose_response(llama, prompts, d, [4.0], wb.LogitDifference(30, 31), n_random=2).data
+    score = data["score"].sel(strength=4.0)
+    each = (score.sel(direction="steered") - score.sel(direction="random")).values
+    low, high = bootstrap_interval(each, 0)
+    assert float(data["difference_low"].sel(strength=4.0)) == pytest.approx(float(low))
+    assert float(data["difference_high"].sel(strength=4.0)) == pytest.approx(float(high))
+
+
+def test_a_targets_tokens_count_as_generated(llama):
+    """Steered from the first token of the string on, not at the prompt: against a plain hooked forward."""
+    d, prompt, text = Direction.from_vector(torch.ones(48), site=SITE), [5, 6, 7], "John went"
+    ids = llama.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert len(ids) == 2
+
+    def later(x):
+        return torch.cat([x[:, :3], x[:, 3:] + 9 * d.vector], dim=1)
+
+    with torch.no_grad(), llama.edit({SITE: later}):
+        logs = llama.logits([[*prompt, ids[0]]])[0].log_softmax(-1)
+    found = target_log_probability(llama, [prompt], [text], [Dose(d, 9.0)], where="generated")
+    assert float(found[0, 0, 0]) == pytest.approx(float(logs[2, ids[0]] + logs[3, ids[1]]), abs=1e-4)

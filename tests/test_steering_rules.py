@@ -112,6 +112,23 @@ def test_a_condition_narrows_a_rule_to_where_its_probe_fires(holds, fires):
     assert found == {0.0, 3.0}  # it fires somewhere, and not everywhere
 
 
+def test_another_text_in_the_same_block_remembers_no_firing_of_the_one_before():
+    start = [0]
+    condition = Condition(lambda x, context: context.positions >= start[0], site=SITE, holds="onward")
+    batch = from_ids(LLAMA, ROWS, side="left")
+    with LLAMA.hooks(read=SITE) as seen:
+        LLAMA.forward(batch)
+    d = direction()
+    with Steering(d, 2.0, condition=condition).on(LLAMA, batch, read=[SITE]) as steered:
+        for start[0] in (1, 2, 9):
+            LLAMA.forward(batch)
+    for n, values in zip((1, 2, 9), steered.calls(SITE), strict=True):
+        change = (values - seen[SITE]) @ d.vector
+        for row, ids in enumerate(ROWS):
+            found = change[row, batch.columns(row, range(len(ids)))].tolist()
+            assert found == pytest.approx([2.0 * (p >= n) for p in range(len(ids))], abs=2e-5)
+
+
 def test_a_condition_may_be_a_function_and_reads_what_steerings_before_it_made():
     long = Condition(lambda x, context: context.positions >= 2, site=SITE)
     check(Steering(direction(), 2.0, condition=long), lambda row, p, n: 2.0 * (p >= 2))

@@ -24,6 +24,7 @@ from dashboards.figures import (
     patchscope,
     path,
     steer,
+    steer_words,
     subspace,
 )
 from dashboards.figures.lens import control_name
@@ -93,7 +94,7 @@ def describe(result: Result) -> dict[str, str]:
     """Text summary of each figure, under the names of `figures(result)`; empty for an unknown kind."""
     if (module := module_of(result.kind)) is not None:
         return module.describe(result)
-    makers = {"logit_lens": _lens, "dose_response": lambda r: _steer(r) | steer.describe(r)}
+    makers = {"logit_lens": _lens, "dose_response": lambda r: _steer(r) | steer_words.describe(r)}
     return makers[result.kind](result) if result.kind in makers else {}
 
 

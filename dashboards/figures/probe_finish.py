@@ -7,6 +7,8 @@ others, and the axis names that one layer.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import plotly.graph_objects as go
 
@@ -35,10 +37,10 @@ def finished(figure: go.Figure, *, areas: bool = True) -> go.Figure:
     Example:
         >>> finished(figure, areas=not areas_note(len(names)))
     """
-    below: list[go.Scatter] = []
-    lines: list[go.Scatter] = []
-    before: go.Scatter | None = None
-    for trace in figure.data:
+    below: list[Any] = []
+    lines: list[Any] = []
+    before: Any = None
+    for trace in _traces(figure):
         if trace.fill == "tonexty" and before is not None:
             if areas:
                 below += [_edge(before), trace]
@@ -60,7 +62,11 @@ def finished(figure: go.Figure, *, areas: bool = True) -> go.Figure:
     return _apart(made) if one else made
 
 
-def _edge(trace: go.Scatter) -> go.Scatter:
+def _traces(figure: go.Figure) -> list[Any]:
+    return list(figure.data)
+
+
+def _edge(trace: Any) -> Any:
     """The lower edge of an area: the trace itself if it is drawn as nothing else, a bare copy of a line."""
     if trace.line.width == 0:
         return trace
@@ -71,7 +77,7 @@ def _edge(trace: go.Scatter) -> go.Scatter:
     )  # fmt: skip
 
 
-def _bar(low: go.Scatter, high: go.Scatter) -> go.Scatter:
+def _bar(low: Any, high: Any) -> go.Scatter:
     """An interval at one point as a vertical bar."""
     return go.Scatter(
         x=[low.x[0], high.x[0]], y=f32([low.y[0], high.y[0]]), name=f"{high.name}, bar", mode="lines",
@@ -82,13 +88,14 @@ def _bar(low: go.Scatter, high: go.Scatter) -> go.Scatter:
 
 def _apart(figure: go.Figure) -> go.Figure:
     """Colours side by side at the one layer, which alone is on the axis; sites have names and stay where they are."""
-    x = figure.data[0].x[0]
+    traces = _traces(figure)
+    x = traces[0].x[0]
     if isinstance(x, str):
         return figure
-    groups = [trace.legendgroup or trace.name for trace in figure.data]
-    lines = [g for g, trace in zip(groups, figure.data, strict=True) if trace.showlegend is not False]
+    groups = [trace.legendgroup or trace.name for trace in traces]
+    lines = [g for g, trace in zip(groups, traces, strict=True) if trace.showlegend is not False]
     order = list(dict.fromkeys(lines))
-    for group, trace in zip(groups, figure.data, strict=True):
+    for group, trace in zip(groups, traces, strict=True):
         shift = (order.index(group) - (len(order) - 1) / 2) * BESIDE if group in order else 0.0
         trace.x = f32(np.asarray(trace.x, dtype=np.float64) + shift)
     reach = max(1.0, len(order) * BESIDE)

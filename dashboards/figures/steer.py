@@ -299,35 +299,3 @@ def quality_figure(result: Result) -> go.Figure:
     figure.update_xaxes(title={"text": ""}, row=1, col=1)
     figure.update_yaxes(type="log", row=1, col=1)
     return figure.update_yaxes(title={"text": "share of repeated 4-grams"}, rangemode="tozero", row=2, col=1)
-
-
-def describe(result: Result) -> dict[str, str]:
-    """The figures that the words of `alt` leave out: `by_kl` and `quality`."""
-    words: dict[str, str] = {}
-    if "random_kl" in result.data:
-        axis, kl = kl_of(result)
-        mean = result.data["mean_score"].transpose("direction", "strength").values
-        ends = [
-            f"{name}: {number(mean[i, -1])} at KL {number(kl[i, -1])}, {number(mean[i, 0])} at KL {number(kl[i, 0])}"
-            for i, name in enumerate(directions(result))
-        ]
-        words["by_kl"] = (
-            f"Lines of the mean {score_name(result)} against {axis}, from no change outwards on each side of strength "
-            f"0. At the largest and the smallest strength: {'; '.join(ends)}."
-        )
-    if "break_strength" in result.data:
-        at = result.data.sel(direction="steered")
-        parts = []
-        for measure, shown in PANELS:
-            values = at["mean_value"].sel(measure=measure).values
-            values = np.exp(values) if measure == "cross_entropy" else values
-            if not np.isfinite(values).any():
-                parts.append(f"{shown}: no text is long enough")
-                continue
-            top = int(np.nanargmax(values))
-            parts.append(
-                f"{shown} of the steered continuations from {number(float(np.nanmin(values)))} to "
-                f"{number(float(values[top]))} (strength {number(float(at['strength'].values[top]))})"
-            )
-        words["quality"] = f"Lines by strength: {'; '.join(parts)}. {' '.join(break_notes(result))}"
-    return words

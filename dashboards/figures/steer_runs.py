@@ -136,7 +136,7 @@ def _z_under(result: Result, *more: str) -> str:
     return _under(
         result,
         f"{n} sentence{'s' if n > 1 else ''}, best of {restarts} restart{'s' if restarts > 1 else ''}",
-        "no vector, a random one of the same norm, another sentence's",
+        "no vector, a random one of the same norm" + (", another sentence's" if n > 1 else ""),
         f"Written exactly: {exact} of {n}.",
         *more,
         units=f"added after block {data.attrs['layer']}",

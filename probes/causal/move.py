@@ -8,9 +8,10 @@ the prompt's last token, at the chosen positions
     slope      Σ_s s change(s) / Σ_s s²        change of the metric per natural scale (least squares through 0)
 
 + is towards the probe's positive class. Beside it stand random directions of the same norm at the same place
-(`control`): their mean, each of them, and probe − random with a 95 % interval from resampling prompts (groups of them,
-where there are any) *and* random directions. A probe whose interval holds 0 reads something the model may not use; one with a slope that
-random directions reach, too, has shown that the place is sensitive, and nothing about the direction.
+(`control`): their mean, each of them, and probe − random with a 95 % interval from resampling prompts (groups
+of them, where there are any) *and* random directions. A probe whose interval holds 0 reads something the model may not
+use; one with a slope that random directions reach, too, has shown that the place is sensitive, and nothing about the
+direction.
 
 Whether the answer moves the right way: over the prompts, the correlation of the probe's projection with the metric of
 the unedited model. Where the model uses what the probe reads, slope and correlation have one sign. (Criteria

@@ -15,7 +15,8 @@ Dimensions of a `probe_causal` result: `strength` (multiples of the scale, 0 wit
 | `random_ablation` | random | of each random direction |
 | `base`, `projection` | prompt | metric of the unedited model; h · v |
 
-Intervals: 1,000 percentile bootstrap draws over groups of prompts (over prompts without groups); wherever random directions enter, they are drawn again, too.
+Intervals: 1,000 percentile bootstrap draws over groups of prompts (over
+prompts without groups); wherever random directions enter, they are drawn again, too.
 `p_value`: (1 + random directions with at least the probe's |slope|) / (1 + random directions).
 """
 

@@ -143,7 +143,9 @@ def _can_be_kept(
 ) -> None:
     """What cannot be saved is said before anything is fitted."""
     if keep_kind is not None and keep_kind not in kinds:
-        raise DataError(f"--keep-kind {keep_kind!r} is none of the kinds that are fitted: {', '.join(kinds)}.")
+        raise DataError(
+            f"--keep-kind {keep_kind!r} is none of the kinds that are fitted: {', '.join(kinds)}."
+        )
     if keep_label is not None and keep_label not in (labels or {}):
         known = ", ".join(labels or {}) or "none, since no --label was given"
         raise DataError(f"--keep-label {keep_label!r} is none of the labels: {known}.")

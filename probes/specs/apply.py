@@ -110,7 +110,7 @@ def applied(
 ) -> Result:
     """What a probe says of each text.
 
-    The 95 % interval of the accuracy is Wilson's (1927), for as many texts as those of `groups` are worth (`_interval`).
+    The 95 % interval of the accuracy is Wilson's (1927), for as many texts as groups leave (`_interval`).
 
     Returns:
         A `Result` of kind `probe_apply` with dims `prompt` and, of a probe with classes, `class`: `probability`

@@ -66,7 +66,9 @@ class CausalSpec(PromptFields):
                 "prompts alone give no direction: name one (direction), or give a data set to fit it on"
             )
         if self.labels is not None and len(self.labels) != 2:
-            raise ValueError(f"a direction leads from one class to another: give two labels, not {len(self.labels)}")
+            raise ValueError(
+                f"a direction leads from one class to another: give two labels, not {len(self.labels)}"
+            )
         if self.template.count("{text}") != 1:
             raise ValueError("the template says once where the statement goes: '{text} This statement is'")
         return self
@@ -138,7 +140,9 @@ class CausalSpec(PromptFields):
 
         sites = model.resolve(self.site)
         if len(sites) != 1:
-            raise DataError(f"{self.site!r} stands for {len(sites)} sites: a direction belongs to one, give its name.")
+            raise DataError(
+                f"{self.site!r} stands for {len(sites)} sites: a direction belongs to one, give its name."
+            )
         acts = collect(model, train.texts, sites=self.site, positions=self.position, progress=progress)
         self._enough(train)
         found = sweep(
@@ -202,7 +206,9 @@ def _direction(name: str) -> Direction:
 
     if not Path(name).is_file():
         if Path(name).suffix == ".safetensors" or len(Path(name).parts) > 1:
-            raise DataError(f"There is no file {name!r}: give a saved direction or probe, or a name in the library.")
+            raise DataError(
+                f"There is no file {name!r}: give a saved direction or probe, or a name in the library."
+            )
         return library().direction(name)
     from safetensors import SafetensorError, safe_open
 

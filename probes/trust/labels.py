@@ -46,7 +46,11 @@ def two_classes(
     if len(found) != 2:
         raise DataError(
             f"{where}two classes expected, found {len(found)} in {len(given)} labels: {shown or 'none'}."
-            + (" Leave the other rows out." if len(found) > 2 else " Give rows of both, or leave this set out.")
+            + (
+                " Leave the other rows out."
+                if len(found) > 2
+                else " Give rows of both, or leave this set out."
+            )
         )
     chosen = found[1] if positive is None else next((c for c in found if str(c) == str(positive)), None)
     if chosen is None:
