@@ -133,7 +133,6 @@ class HookSession:
     def _register(self) -> None:
         hf = self.model.hf
         self._handles.append(hf.register_forward_pre_hook(self._tracker.before_forward, with_kwargs=True))
-        self._handles += self._watch_blocks()
         for tap in self._taps:
             module = self.model.module(tap.site.module)
             match tap.site.where:
@@ -144,6 +143,7 @@ class HookSession:
                 case "pattern":
                     handle = self._pattern.add(module, self._on_pattern(tap))
             self._handles.append(handle)
+        self._handles += self._watch_blocks()  # the last: a block's input as it is after edits of it
 
     def _watch_blocks(self) -> list[Any]:
         """Keep block inputs where a site needs them: for resid_mid, and for modules that see flat rows."""
