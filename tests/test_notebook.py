@@ -12,9 +12,11 @@ from workbench.specs import load_spec, parse_spec, spec_kinds
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NOTEBOOKS = {"first_look.py": 4, "probing.py": 6, "steering.py": 4}
 """File -> number of figures."""
-SPECS = sorted(EXAMPLES.glob("probe_*.yaml"))
-NEEDS_A_FILE = {"probe_apply"}
-"""Kinds without an example: it needs a probe that somebody saved."""
+SPECS = sorted([*EXAMPLES.glob("probe_*.yaml"), *EXAMPLES.glob("steer_*.yaml")])
+NEEDS_A_FILE = {"probe_apply", "direction_tokens"}
+"""Kinds without an example: they need a probe or a direction that somebody saved."""
+DEMO = {"steer"}
+"""Run by the demo."""
 
 
 @pytest.mark.real_model
@@ -42,12 +44,13 @@ def test_every_notebook_is_run_here():
 
 
 @pytest.mark.parametrize("file", SPECS, ids=lambda f: f.stem)
-def test_the_example_specs_of_probes_are_valid(file):
+def test_the_example_specs_are_valid(file):
     spec = load_spec(file)
     assert parse_spec(yaml.safe_load(spec.to_yaml())) == spec
     assert f"workbench run examples/{file.name}" in file.read_text()
 
 
-def test_there_is_an_example_spec_of_every_kind_of_probe_analysis():
-    kinds = {kind for kind in spec_kinds() if kind.startswith("probe")} - NEEDS_A_FILE
+def test_there_is_an_example_spec_of_every_kind_of_probe_analysis_and_of_steering():
+    kinds = {kind for kind in spec_kinds() if kind.startswith(("probe", "steer", "direction", "z_"))}
+    kinds -= NEEDS_A_FILE | DEMO
     assert {yaml.safe_load(file.read_text())["kind"] for file in SPECS} == kinds

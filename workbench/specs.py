@@ -122,8 +122,10 @@ def describe(error: ValidationError) -> str:
     """Each offending field and what is wrong with it, on one line."""
     parts = []
     for item in error.errors():
-        where = ".".join(str(p) for p in item["loc"]) or "spec"
-        parts.append(f"{where}: {item['msg'][0].lower()}{item['msg'][1:]}")
+        where = "".join(f"{p}." for p in item["loc"])[:-1]
+        said = item["msg"].removeprefix("Value error, ")
+        said = said[0].lower() + said[1:]
+        parts.append(f"{where}: {said}" if where else said)
     return "; ".join(parts)
 
 
