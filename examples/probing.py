@@ -24,7 +24,7 @@ from pathlib import Path
 
 import probes
 import workbench as wb
-from probes.causal.move import causal_check
+from probes.causal import causal_check
 from probes.trust import transfer_matrix
 
 model = wb.load_model("smollm2-135m")
