@@ -152,7 +152,8 @@ def test_globs_braces_ranges_lists_and_aliases_name_the_same_sites(llama):
     names = lambda pattern: [s.name for s in llama.resolve(pattern)]  # noqa: E731
     posts = [f"blocks.{i}.hook_resid_post" for i in range(3)]
     assert names("blocks.*.hook_resid_post") == posts
-    assert names("blocks.{0..2}.hook_resid_post") == posts
+    assert names("blocks.{0..2}.hook_resid_post") == names("blocks.{2..0}.hook_resid_post") == posts
+    assert names("blocks.{0..2..2}.hook_resid_post") == [posts[0], posts[2]]
     assert names(["blocks.2.hook_out", "blocks.{0,1}.hook_out"]) == posts
     assert names("blocks.-1.hook_resid_post") == posts[-1:]
     assert names("blocks.1.attn.o.hook_in") == ["blocks.1.attn.hook_z"]

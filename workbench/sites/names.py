@@ -3,7 +3,8 @@
 A *pattern* is a TransformerLens hook name, optionally with
 
 - `*` and `?` as in a shell (`*` does not stop at dots): `blocks.*.hook_resid_post`
-- a list or a range in braces: `blocks.{3,7}.attn.hook_z`, `blocks.{0..5}.hook_mlp_out`
+- a list or a range in braces, as in a shell: `blocks.{3,7}.attn.hook_z`, `blocks.{0..5}.hook_mlp_out`, and every
+  second one: `blocks.{0..28..2}.hook_resid_post`
 - a negative block number, counted from the last block: `blocks.-1.hook_resid_post`
 
 Other spellings that TransformerLens gives to the same tensor are understood (`blocks.3.hook_out` is
@@ -77,16 +78,17 @@ def expand(
 
 
 def _braces(pattern: str) -> list[str]:
-    """`a{1,2}b` -> `a1b`, `a2b`; `a{1..3}b` -> three names; nested from left to right."""
+    """`a{1,2}b` -> `a1b`, `a2b`; `a{1..3}b` -> three names, `a{1..5..2}b` too; nested from left to right."""
     found = re.search(r"\{([^{}]*)\}", pattern)
     if not found:
         return [pattern]
     choices: list[str] = []
     for part in found.group(1).split(","):
-        span = re.fullmatch(r"\s*(\d+)\.\.(\d+)\s*", part)
+        span = re.fullmatch(r"\s*(\d+)\.\.(\d+)(?:\.\.(\d+))?\s*", part)
         if span:
-            first, last = int(span.group(1)), int(span.group(2))
-            choices += [str(i) for i in range(first, last + 1)]
+            first, last, step = int(span.group(1)), int(span.group(2)), max(int(span.group(3) or 1), 1)
+            numbers = range(first, last + 1, step) if first <= last else range(first, last - 1, -step)
+            choices += [str(i) for i in numbers]
         else:
             choices.append(part.strip())
     head, tail = pattern[: found.start()], pattern[found.end() :]
