@@ -97,6 +97,42 @@ class Activations:
         chosen = torch.from_numpy(self.prompt == index % self.n_prompts)
         return {site: rows[chosen] for site, rows in self.values.items()}
 
+    def take(self, prompts: Sequence[int] | np.ndarray) -> Activations:
+        """The activations of some prompts, in the order given, which become prompts 0, 1, …
+
+        Args:
+            prompts: their numbers, or a boolean mask over all prompts.
+
+        Raises:
+            PositionError: a prompt that does not exist, or a mask of another length.
+
+        Example:
+            >>> train, test = acts.take(np.arange(60)), acts.take(np.arange(60, 100))
+        """
+        chosen = np.asarray(prompts)
+        if chosen.dtype == bool and chosen.shape == (self.n_prompts,):
+            chosen = np.flatnonzero(chosen)
+        wrong = chosen.ndim != 1 or (chosen.dtype.kind not in "iu" and len(chosen) > 0)
+        if wrong or ((chosen < -self.n_prompts) | (chosen >= self.n_prompts)).any():
+            raise PositionError(
+                f"Prompts are taken by number, from 0 to {self.n_prompts - 1}, or by a mask over all {self.n_prompts}; "
+                f"given was {np.array2string(chosen, threshold=6)}."
+            )
+        chosen = chosen.astype(np.int64) % max(self.n_prompts, 1)
+        order = np.argsort(self.prompt, kind="stable")
+        starts = np.searchsorted(self.prompt[order], np.arange(self.n_prompts + 1))
+        parts = [order[starts[p] : starts[p + 1]] for p in chosen]
+        rows = np.concatenate([*parts, np.empty(0, np.int64)])
+        return Activations(
+            values={site: values[torch.from_numpy(rows)] for site, values in self.values.items()},
+            prompt=np.repeat(np.arange(len(chosen)), [len(part) for part in parts]),
+            position=self.position[rows],
+            token_id=self.token_id[rows],
+            token=tuple(self.token[i] for i in rows),
+            n_prompts=len(chosen),
+            provenance=self.provenance,
+        )
+
     def stack(self) -> Tensor:
         """[site, row, ...] all sites in one tensor; they must be of one width."""
         shapes = {tuple(v.shape[1:]) for v in self.values.values()}
