@@ -151,8 +151,6 @@ def summary(
         best.append(_best(part, mine, task.code[number * task.per_label], task.fold))
     said = ("n", "n_positive", "positive", "classes", "majority_accuracy", "control")
     found = {key: data.attrs[key] for key in said if key in data.attrs}
-    if "majority_accuracy" in found:
-        found["majority_accuracy"] = round(found["majority_accuracy"], 4)
     if n_labels == 1:
         return {"best": best[0], "n_cells": len(cells), **found}
     by_label = dict(zip(data["label"].values.tolist(), best, strict=True))

@@ -162,6 +162,14 @@ def test_natural_units_are_multiples_of_the_scale_and_not_offered_for_angles():
         asked(direction="truth")
 
 
+def test_names_that_the_page_has_of_its_own_are_those_of_the_room():
+    from dashboards.pages import steer_names
+    from workbench.steering import texts
+    from workbench.steering.specs import apply
+
+    assert steer_names.NORMS == apply.NORMS and steer_names.TEXTS == texts.KIND
+
+
 # --- What a run holds -------------------------------------------------------------------------------------------
 
 

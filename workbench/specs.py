@@ -123,8 +123,8 @@ def describe(error: ValidationError) -> str:
     parts = []
     for item in error.errors():
         where = "".join(f"{p}." for p in item["loc"])[:-1]
-        said = item["msg"].removeprefix("Value error, ")
-        said = said[0].lower() + said[1:]
+        said = item["msg"].removeprefix("Value error, ")  # then they are words of our own
+        said = said if said != item["msg"] else said[0].lower() + said[1:]
         parts.append(f"{where}: {said}" if where else said)
     return "; ".join(parts)
 

@@ -33,7 +33,6 @@ from dashboards.pages.steer_fields import (
 )
 from dashboards.pages.steer_show import show
 from dashboards.state import AppState
-from workbench.directions.carried import direction_of
 from workbench.errors import DataError
 from workbench.specs import parse_spec
 
@@ -99,6 +98,8 @@ def register(app: dash.Dash, state: AppState) -> None:
         run_id = following.run_of(query["search"])
         if run_id is None:
             return no_update
+        from workbench.directions.carried import direction_of
+
         held = direction_of(state.run(run_id).result)
         if held is None:
             raise DataError(f"Run {run_id} does not hold the direction it steered along.")

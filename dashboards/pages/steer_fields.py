@@ -10,9 +10,9 @@ from typing import Any
 from dash import no_update
 
 from dashboards.components import forms
+from dashboards.pages.steer_names import NORMS
 from workbench.errors import DataError, PromptError
 from workbench.specs import Spec
-from workbench.steering.specs.apply import NORMS
 
 PAGE, KIND = "steer", "steer_direction"
 FORM = ["prompts", "source", "direction", "force", "positive", "negative", "site", "layer"]

@@ -15,9 +15,8 @@ from dashboards.figures import control_statement
 from dashboards.figures.theme import number
 from dashboards.pages.steer_code import python
 from dashboards.pages.steer_fields import PAGE
+from dashboards.pages.steer_names import NORMS, TEXTS
 from workbench.cli.common import result_table
-from workbench.steering.specs.apply import NORMS
-from workbench.steering.texts import KIND as TEXTS
 
 if TYPE_CHECKING:
     from workbench.results import Result

@@ -155,7 +155,9 @@ def print_summary(summary: dict[str, Any], *, console: Any = None) -> None:
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {one}" for name, one in value.items())
+        return ", ".join(f"{name} {_shown(one)}" for name, one in value.items())
+    if isinstance(value, float):  # also numpy's
+        return f"{value:.6g}"
     if isinstance(value, list) and all(isinstance(one, str) for one in value):
         return ", ".join(value)
     return str(value)
