@@ -22,6 +22,7 @@ from workbench.store import (
     StoreWriter,
     concatenate,
     open_store,
+    prepared,
 )
 from workbench.store.cached import CachedRows
 
@@ -152,3 +153,23 @@ def test_a_file_that_is_damaged_later_is_named_and_the_loader_goes_on_when_it_is
     taken += list(loader)
     assert len(taken) == len(expected) == 33
     assert all(map(torch.equal, taken, expected))
+
+
+@linux
+def test_rows_that_were_cut_off_after_they_were_found_are_never_zeros(tmp_path, monkeypatch):
+    """The file is cut between the look at it and the copy: the map is zero there, and the reader says so."""
+    store = numbered(tmp_path / "store", 1003)
+    file = tmp_path / "store" / "shards" / "00007.safetensors"
+    real = prepared.Window.gather
+
+    def late(self, first, out):
+        if file.stat().st_size % 2 == 0:
+            os.truncate(file, file.stat().st_size - 3)
+        real(self, first, out)
+
+    settings = {"buffer_bytes": 400 * 8, "chunk_rows": 10, "epochs": 1, "drop_last": False}
+    list(ShuffledLoader(store, SITE, 100, **settings))  # all rows are compared with their checks, once
+    loader = ShuffledLoader(store, SITE, 100, **settings)
+    monkeypatch.setattr(prepared.Window, "gather", late)
+    with pytest.raises(DataError, match="Shard 7 of .* ends before its rows do"):
+        list(loader)

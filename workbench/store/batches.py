@@ -135,6 +135,6 @@ class BatchReader:
                 raise InterruptedError("the loader was closed")
             window = self._windows.at(epoch, first)
             end = min(last, window.last)
-            window.gather(first - window.first, slab.rows[first - start : end - start])
+            self._windows.fill(window, first - window.first, slab.rows[first - start : end - start])
             first = end
         return slab

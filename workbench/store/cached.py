@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -31,11 +32,28 @@ class Mapped:
         values: [row, value] read only, as integers of the dtype's width.
         numbers: [row] int64: of each row asked for, which of `values` it is (0 where it is not there).
         there: [row] whether it is.
+        files: the files that hold them, and their lengths.
     """
 
     values: np.ndarray
     numbers: np.ndarray
     there: np.ndarray
+    files: tuple[tuple[Path, int], ...]
+
+    def whole(self) -> bool:
+        """Whether the files are as long as they were: beyond the end of a file a map holds zeros.
+
+        A file that was removed stays what it was while it is mapped.
+        """
+        return all(_size(path) in (size, None) for path, size in self.files)
+
+
+def _size(path: Path) -> int | None:
+    """Of a file; None where there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
 
 
 class CachedRows:
@@ -77,6 +95,7 @@ class CachedRows:
         if self._together is None:
             return None
         numbers, there = np.zeros(len(rows), np.int64), np.zeros(len(rows), bool)
+        files = []
         edges = np.searchsorted(rows, self._starts)
         for i in np.flatnonzero(np.diff(edges)).tolist():
             here, first = slice(edges[i], edges[i + 1]), self._together.first[i]
@@ -84,10 +103,11 @@ class CachedRows:
             if first >= 0 and self._is_cached(i, local):
                 self._shards[i].check(self._site, local)
                 numbers[here], there[here] = local + first, True
+                files.append((self._stretches[i].path, self._sizes[i]))
         if 2 * there.sum() <= len(rows):
             return None
         values = self._together.rows.view(self._integer)
-        return Mapped(values, numbers, there)
+        return Mapped(values, numbers, there, tuple(files))
 
     def _is_cached(self, number: int, rows: np.ndarray) -> bool:
         """Whether some of the rows of a shard can be read without waiting for the disk (Linux can tell)."""

@@ -10,12 +10,12 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from workbench.store.cached import CachedRows
+from workbench.store.cached import CachedRows, Mapped
 from workbench.store.order import ShuffleOrder
 from workbench.store.raw import as_integers
 from workbench.store.site_array import SiteArray
@@ -36,6 +36,8 @@ class Window:
         places: [other] int64, increasing: which rows those are, in the order served.
         which: [other] int64: which of `others` each is.
         own: memory of the window's own, to be used again after it.
+        rows: [row] the same rows' numbers in the store, in the order served.
+        mapped: what of it lies in the map of the files.
     """
 
     first: int
@@ -46,6 +48,8 @@ class Window:
     places: np.ndarray
     which: np.ndarray
     own: tuple[np.ndarray, ...] = ()
+    rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    mapped: Mapped | None = None
 
     def gather(self, first: int, out: np.ndarray) -> None:
         """Fill `out` with the window's rows from its `first`-th on (from 0)."""
@@ -103,6 +107,24 @@ class Windows:
             found = self._ready[key]
         return found.result()
 
+    def fill(self, window: Window, first: int, out: np.ndarray) -> None:
+        """Fill `out` with a window's rows from its `first`-th on.
+
+        A file may be cut off while it is mapped. So its length is looked at *after* the rows were copied, and where it
+        is another one they are read anew.
+
+        Raises:
+            DataError: a file has become too short.
+        """
+        window.gather(first, out)
+        if window.mapped is None or window.mapped.whole():
+            return
+        rows = window.rows[first : first + len(out)]
+        order = np.argsort(rows)
+        found = torch.empty((len(rows), *self._array.shape[1:]), dtype=self._array.dtype)
+        self._array.read_into(rows[order], found, never_mapped=True)
+        out[order] = as_integers(found).reshape(len(rows), -1)
+
     def forget(self, epoch: int, served: int) -> None:
         """Let go of the windows that end before `served` rows of an epoch, whose memory is used again."""
         with self._lock:
@@ -150,11 +172,15 @@ class Windows:
         chosen = mapped.numbers[order]
         missing = ~mapped.there
         if not missing.any():
-            return Window(first, last, mapped.values, chosen, mapped.values, none, none)
+            return Window(
+                first, last, mapped.values, chosen, mapped.values, none, none, (), rows[order], mapped
+            )
         memory = self._read(rows[missing])
         places = np.flatnonzero(missing[order])
         which = (np.cumsum(missing) - 1)[order[places]]
-        return Window(first, last, mapped.values, chosen, memory, places, which, own=(memory,))
+        return Window(
+            first, last, mapped.values, chosen, memory, places, which, (memory,), rows[order], mapped
+        )
 
     def _read(self, rows: np.ndarray) -> np.ndarray:
         """[row, value] rows as integers, in memory that was used before where there is any."""

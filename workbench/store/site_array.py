@@ -114,7 +114,7 @@ class SiteArray:
                 as_integers(out)[group] = as_integers(found)
         return out
 
-    def read_into(self, rows: np.ndarray, out: Tensor) -> None:
+    def read_into(self, rows: np.ndarray, out: Tensor, *, never_mapped: bool = False) -> None:
         """Read rows of increasing number into `out`, front to back through the files, and check them.
 
         Stretches of neighbouring rows are read at once; nothing of them stays mapped into memory.
@@ -122,6 +122,7 @@ class SiteArray:
         Args:
             rows: [row] int64, strictly increasing.
             out: contiguous [row, ...] CPU tensor of the site's dtype.
+            never_mapped: read also single rows from the file, which says so where it has become too short.
         """
         if not len(rows):
             return
@@ -134,7 +135,7 @@ class SiteArray:
         for begin, end in zip(bounds, np.append(bounds[1:], len(owner)), strict=True):
             shard, start = self._shards[owner[begin]], self._starts[owner[begin]]
             first, last = firsts[begin], lasts[end - 1]
-            if (last - first) < _SCATTERED * (end - begin):
+            if (last - first) < _SCATTERED * (end - begin) and not never_mapped:
                 shard.take(self.name, rows[first:last] - start, out[first:last])
                 continue
             begins, at = rows[firsts[begin:end]] - start, firsts[begin:end]
