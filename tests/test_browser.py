@@ -214,7 +214,7 @@ def test_bad_input_is_said_in_red_and_nothing_is_written(app, page, prompt, targ
     page.get_by_label("Prompt", exact=True).fill(prompt)
     page.get_by_label("Target (optional)").fill(target)
     page.get_by_role("button", name="Run", exact=True).click()
-    note = page.get_by_role("alert").filter(has_text=says)
+    note = page.get_by_role("alert").filter(has_text=says).first
     note.wait_for()
     assert app.runs("lens") == before
     page.wait_for_timeout(600)
@@ -226,7 +226,7 @@ def test_a_pair_of_prompts_of_one_length_becomes_grids(app, page):
     page.get_by_label("Clean prompt").fill(PROMPT)
     page.get_by_label("Corrupt prompt").fill(PROMPT + " Mary")
     page.get_by_role("button", name="Run", exact=True).click()
-    page.get_by_role("alert").filter(has_text=re.compile("13 tokens.*14")).wait_for()
+    page.get_by_role("alert").filter(has_text=re.compile("13 tokens.*14")).first.wait_for()
     page.get_by_label("Corrupt prompt").fill(PROMPT.replace("John gave", "Mary gave"))
     page.get_by_role("button", name="Run", exact=True).click()
     page.wait_for_url(re.compile(r"/patch\?run="))
@@ -245,7 +245,7 @@ def test_probes_at_sites_that_exist_become_curves_and_a_table(app, page):
     sites = page.get_by_role("textbox", name="Sites")
     sites.fill("blocks.1.hook_resid_pots")
     page.get_by_role("button", name="Run", exact=True).click()
-    page.get_by_role("alert").filter(has_text="hook_resid_post").wait_for()
+    page.get_by_role("alert").filter(has_text="hook_resid_post").first.wait_for()
     sites.fill("blocks.*.hook_resid_post")
     page.get_by_role("button", name="Run", exact=True).click()
     page.wait_for_url(re.compile(r"/probes\?run="))

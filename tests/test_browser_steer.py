@@ -55,7 +55,7 @@ def test_a_direction_is_made_seen_saved_found_again_and_deleted(app, page, model
 
     page.get_by_label("Name in the tray").fill("made here")
     page.get_by_role("button", name="Save direction").click()
-    page.get_by_role("alert").filter(has_text="'made here' is in the tray").wait_for()
+    page.get_by_role("alert").filter(has_text="'made here' is in the tray").first.wait_for()
 
     page.get_by_label("Score: logit of").fill("Mary")
     page.get_by_label("minus logit of").fill("John")
@@ -89,7 +89,7 @@ def test_a_direction_is_made_seen_saved_found_again_and_deleted(app, page, model
     page.get_by_role("textbox", name="in units of").click()
     page.get_by_role("option", name="activations").click()
     page.get_by_role("button", name="Generate").click()
-    page.get_by_role("alert").filter(has_text="fingerprint").wait_for()
+    page.get_by_role("alert").filter(has_text="fingerprint").first.wait_for()
     page.get_by_role("switch", name="Force (accept").check()
     page.get_by_text("applied all the same").wait_for()
     page.get_by_role("button", name="Generate").click()
