@@ -284,3 +284,22 @@ def test_a_missing_file_and_a_folder_are_one_error(tmp_path):
     for path in (tmp_path / "none.gguf", tmp_path):
         with pytest.raises(DataError, match="cannot be read"):
             read(path)
+
+
+@pytest.mark.parametrize("begin", [b"\x80", b"PK", b" \n"])
+def test_a_safetensors_file_is_known_whatever_its_length_looks_like(tmp_path, begin):
+    """The first bytes of a safetensors file are the length of its header: of 32 files one begins as a pickle does."""
+    file, vector = tmp_path / "d.safetensors", torch.ones(4)
+
+    def written(note):
+        direction = Direction.from_vector(vector, site="blocks.0.hook_resid_post", settings={"note": note})
+        return int.from_bytes(direction.save(file).read_bytes()[:8], "little")
+
+    wanted = int.from_bytes(begin, "little")
+    written("x" * ((wanted - written("")) % 256 ** len(begin)))
+    assert file.read_bytes()[: len(begin)] == begin
+    found = read(file)
+    assert isinstance(found, Direction) and torch.equal(found.vector, vector / 2)
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(DataError):
+        read(file)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,9 @@ def read(
         raise DataError(f"{str(path)!r} cannot be read: {error.strerror or error}.") from error
     if start[:4] == b"GGUF":
         return read_gguf(file, name=name, model_fingerprint=model_fingerprint)
+    # A safetensors file begins with a length, whose bytes may be those of anything: so it is looked for first.
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= file.stat().st_size - 8:
+        return _safetensors(file, name, layer_type, model_fingerprint)
     if start[:2] == b"PK" or start[:1] == b"\x80":
         raise DataError(
             f"{str(path)!r} is a pickle or an archive (as torch.save writes), which can run any program when it is "
@@ -74,24 +77,20 @@ def read(
             "loaded.items()}, 'vectors.safetensors'). (A steering-vectors object: its .layer_activations is that dict.)"
         )
     if start.lstrip()[:1] == b"{":
-        rows, said = _json(file)
-    elif start[8:9] == b"{":
-        metadata, tensors = storage.read(file)
-        if {"direction", "direction_set"} & set(metadata):
-            return load(file)
-        rows, said = dict(tensors), metadata
-    else:
-        raise DataError(
-            f"{str(path)!r} is of no format that is known here (safetensors, GGUF, or JSON by layer); it begins with "
-            f"{start[:8]!r}."
-        )
-    return _by_layer(
-        rows,
-        file,
-        name or str(said.get("name", "")),
-        layer_type or said.get("layer_type", ""),
-        model_fingerprint,
+        return _by_layer(file, *_json(file), name, layer_type, model_fingerprint)
+    if start[8:9] == b"{":  # cut off: what reads it says so
+        return _safetensors(file, name, layer_type, model_fingerprint)
+    raise DataError(
+        f"{str(path)!r} is of no format that is known here (safetensors, GGUF, or JSON by layer); it begins with "
+        f"{start[:8]!r}."
     )
+
+
+def _safetensors(file: Path, name: str, layer_type: str, model_fingerprint: str) -> Direction | DirectionSet:
+    metadata, tensors = storage.read(file)
+    if {"direction", "direction_set"} & set(metadata):
+        return load(file)
+    return _by_layer(file, dict(tensors), metadata, name, layer_type, model_fingerprint)
 
 
 def write(directions: DirectionSet | Sequence[Direction], path: str | Path, *, model_hint: str = "") -> Path:
@@ -137,9 +136,15 @@ def _json(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _by_layer(
-    rows: dict[str, Tensor], path: Path, name: str, layer_type: str, model_fingerprint: str
+    path: Path,
+    rows: dict[str, Tensor],
+    said: Mapping[str, Any],
+    name: str,
+    layer_type: str,
+    model_fingerprint: str,
 ) -> DirectionSet:
-    kind = layer_type or "decoder_block"
+    """A vector for each layer; what was not asked for is as the file says."""
+    kind = layer_type or said.get("layer_type", "") or "decoder_block"
     if kind not in SITES:
         raise DataError(
             f"Vectors of layer type {kind!r} have no additive site here: known are {', '.join(SITES)}."
@@ -168,7 +173,7 @@ def _by_layer(
     return from_layers(
         found,
         path,
-        name=name or path.stem,
+        name=name or str(said.get("name", "")) or path.stem,
         source="layers",
         model_fingerprint=model_fingerprint,
         settings={"format": path.suffix.lstrip("."), "file": path.name},
