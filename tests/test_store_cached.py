@@ -177,4 +177,5 @@ def test_rows_that_were_cut_off_after_they_were_found_are_never_zeros(tmp_path, 
     with pytest.raises(DataError, match="Shard 7 of .* ends before its rows do"):
         for batch in ShuffledLoader(store, SITE, 50, **settings):
             taken.append(batch)
-    assert 10 <= len(taken) < len(expected) and all(map(torch.equal, taken, expected))
+    # A slab is 100 rows; the cut comes with the slab of rows 500 to 600, and only the one before is filled beside it.
+    assert 8 <= len(taken) < len(expected) and all(map(torch.equal, taken, expected))
