@@ -143,18 +143,22 @@ def rows(jobs: list[Job]) -> list[Any]:
 
 
 def news(jobs: list[Job], seen: dict[str, str], shown: str = "") -> list[dict[str, Any]]:
-    """Notifications for jobs that ended since they were last seen; none for `shown`, whose result appears."""
+    """Notifications for jobs that ended since they were last seen; none for `shown`, whose result appears.
+
+    Two callbacks on their way at once both find a job unseen, so a job's notification has an identifier of its own.
+    """
     notes = []
     for job in reversed(jobs):
         if not job.over or seen.get(job.id) == job.state:
             continue
+        about, kind = f"job-{job.id}", job.spec.kind
         if job.state == "failed":
-            notes.append(notify.error(job.error, title=f"The {job.spec.kind} run failed"))
+            notes.append(notify.error(job.error, f"The {kind} run failed", about=about))
         elif job.state == "cancelled":
-            notes.append(notify.info("Nothing was written.", title=f"The {job.spec.kind} run was cancelled"))
+            notes.append(notify.info("Nothing was written.", f"The {kind} run was cancelled", about=about))
         elif job.id != shown:
             link = dmc.Anchor("Open its report", href=f"/runs/{job.run_id}", size="sm")
-            notes.append(notify.info(link, title=f"The {job.spec.kind} run is finished"))
+            notes.append(notify.info(link, f"The {kind} run is finished", about=about))
     return notes
 
 

@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 import tiny
 
+from dashboards import ids
 from dashboards.app import create_app
+from dashboards.components import notify
 from dashboards.figures import theme
 from dashboards.server import make_server
 from workbench.jobs import JobWorker
@@ -219,6 +221,16 @@ def test_bad_input_is_said_in_red_and_nothing_is_written(app, page, prompt, targ
     assert app.runs("lens") == before
     page.wait_for_timeout(600)
     assert note.is_visible()
+
+
+def test_what_is_sent_twice_about_one_job_is_one_note(app, page):
+    page.goto(f"{app.url}/lens")
+    page.get_by_label("Prompt", exact=True).wait_for()
+    send = f"note => dash_clientside.set_props('{ids.NOTIFICATIONS}', {{sendNotifications: [note]}})"
+    for about in ("job-1", "job-1", "job-2"):
+        page.evaluate(send, notify.error("It was refused.", about=about))
+        page.wait_for_timeout(300)
+    assert page.get_by_role("alert").filter(has_text="It was refused.").count() == 2
 
 
 def test_a_pair_of_prompts_of_one_length_becomes_grids(app, page):

@@ -556,6 +556,9 @@ def test_an_end_is_told_once_and_a_failure_stays():
     assert [n["message"] for n in told if n["color"] == "red"] == ["The prompt is empty."]
     assert told[0]["autoClose"] is False
     assert len(told) == 2
+    again = jobs_view.news([done, failed], {"job-2": "running"})  # another callback, as late as the first
+    assert [note["id"] for note in again] == [note["id"] for note in told]
+    assert len({note["id"] for note in told}) == 2
     assert jobs_view.news([done, failed], {"job-1": "failed", "job-2": "finished"}) == []
     assert jobs_view.news([done], {}, shown="job-2") == []
 

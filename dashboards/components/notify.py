@@ -19,14 +19,19 @@ log = logging.getLogger("dashboards")
 BUG = "This is a bug in the dashboard. Nothing was written; the log in the terminal has the details."
 
 
-def error(message: str, title: str = "That did not work") -> dict[str, Any]:
-    """A red notification that stays until it is closed."""
-    return _note(title, message, "red", auto_close=False)
+def error(message: str, title: str = "That did not work", *, about: str = "") -> dict[str, Any]:
+    """A red notification that stays until it is closed.
+
+    Args:
+        message, title: what it says.
+        about: what it is about, where it may be sent twice: of one thing the page shows one notification at a time.
+    """
+    return _note(title, message, "red", about, auto_close=False)
 
 
-def info(message: Any, title: str) -> dict[str, Any]:
-    """A quiet notification that goes by itself."""
-    return _note(title, message, "teal", auto_close=6000)
+def info(message: Any, title: str, *, about: str = "") -> dict[str, Any]:
+    """A quiet notification that goes by itself; as `error`."""
+    return _note(title, message, "teal", about, auto_close=6000)
 
 
 def show(*notes: dict[str, Any]) -> None:
@@ -44,10 +49,10 @@ def on_error(raised: Exception) -> None:
         show(error(BUG, title=f"Internal error ({type(raised).__name__})"))
 
 
-def _note(title: str, message: Any, color: str, *, auto_close: int | bool) -> dict[str, Any]:
+def _note(title: str, message: Any, color: str, about: str, *, auto_close: int | bool) -> dict[str, Any]:
     return {
         "action": "show",
-        "id": f"note-{secrets.token_hex(4)}",
+        "id": f"note-{about or secrets.token_hex(4)}",
         "title": title,
         "message": message,
         "color": color,
