@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import workbench as wb
-from workbench.errors import Cancelled, RunError, WorkbenchError
+from workbench.errors import Cancelled, DataError, RunError, WorkbenchError
 from workbench.lens.spec import LensSpec
 from workbench.provenance import Provenance
 from workbench.runs import list_runs, load_run, run_spec
@@ -134,6 +134,16 @@ def test_an_unwritable_run_folder_is_found_before_the_work(llama, tmp_path):
     with pytest.raises(WorkbenchError, match="is a file, expected a folder"):
         run_spec(LensSpec(prompt=PROMPT), runs=tmp_path / "file", model=llama, progress=Watch())
     assert worked == []
+
+
+@pytest.mark.parametrize("name", ["capitls", "nowhere.jsonl", ["capitals", "nowhere.csv"]])
+def test_a_data_set_that_does_not_exist_is_found_before_the_model_is_loaded(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("workbench.specs.ModelSpec.load", lambda _self: pytest.fail("a model was loaded"))
+    first, *others = [name] if isinstance(name, str) else name
+    fields = {"other_datasets": others} if others else {"by": "negated"}
+    spec = parse_spec({"kind": "probe_transfer", "dataset": first, **fields})
+    with pytest.raises(DataError, match=f"capitals|{(others or [first])[0]}"):
+        run_spec(spec, runs=tmp_path)
 
 
 def test_a_killed_run_leaves_no_run_behind(tmp_path):

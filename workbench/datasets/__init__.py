@@ -8,7 +8,7 @@
 ('When Mary and John went to the store, John gave a drink to', ' Mary')
 """
 
-from workbench.datasets.loader import generated, index, load, names
+from workbench.datasets.loader import check, generated, index, load, names
 from workbench.datasets.paths import data_folder
 from workbench.datasets.promptset import PromptSet
 from workbench.datasets.records import Pair, Record, Statement, Text
@@ -19,6 +19,7 @@ __all__ = [
     "Record",
     "Statement",
     "Text",
+    "check",
     "data_folder",
     "generated",
     "index",

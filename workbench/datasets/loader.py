@@ -118,6 +118,16 @@ def load(
     return prompts
 
 
+def check(name_or_path: str | os.PathLike[str]) -> None:
+    """Raise what `load` raises where there is no such set or file; one that is there is not read."""
+    if _is_path(name_or_path):
+        there = Path(name_or_path).is_file()
+    else:
+        there = str(name_or_path) in index() or str(name_or_path) in generated()
+    if not there:
+        load(name_or_path)
+
+
 def _is_path(given: str | os.PathLike[str]) -> bool:
     if not isinstance(given, str):
         return True

@@ -73,6 +73,7 @@ def run_spec(
     run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{spec.kind}-{secrets.token_hex(2)}"
     _check_writable(folder / run_id)
     log.event("start", id=run_id, kind=spec.kind)
+    _check_datasets(spec)
     if model is None:
         model = spec.model.load()
         log.event("model", name=model.name, fingerprint=model.fingerprint)
@@ -108,6 +109,17 @@ def _write(folder: Path, run_id: str, spec: Spec, result: Result, seconds: float
     log.event("written")
     lines = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in log.events)
     (folder / "log.jsonl").write_text(lines, encoding="utf-8")
+
+
+def _check_datasets(spec: Spec) -> None:
+    """Find out before a model is loaded that a data set has another name, or a file is not there."""
+    from workbench.datasets import check
+
+    for field, value in spec:
+        if "dataset" in field:
+            for name in value if isinstance(value, list) else [value]:
+                if isinstance(name, str) and name:
+                    check(name)
 
 
 def _check_writable(target: Path) -> None:
