@@ -208,11 +208,10 @@ doses.data[["break_strength", "break_low", "break_high"]].to_dataframe()
 
 # %%
 chosen_on, judged_on = prompts[:2], prompts[2:]
-said = wb.steering.generate(model, chosen_on, max_new_tokens=10)
 random = {f"random {seed}": wb.Direction.random(mean, seed=seed) for seed in range(4)}
 candidates = {"mean difference": mean, "probe weight": weight, **random}
 calibrated = wb.steering.measure.iso_kl(
-    model, said.prompts, said.tokens, list(candidates.values()), target=0.5
+    model, chosen_on, None, list(candidates.values()), target=0.5, new_tokens=10
 )
 difference = wb.LogitDifference(" good", " bad").resolve(model)
 last = [n - 1 for n in model.batch(judged_on).lengths]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+import torch
 from test_steering_measure_kl import PROMPTS, a_direction, brute_kl, brute_logits
 
 import workbench as wb
 from workbench.directions import Direction
-from workbench.errors import DataError, MetricError
+from workbench.errors import DataError, MetricError, PositionError
 from workbench.patching.metrics import LogProbability
 from workbench.results import Result
 from workbench.steering.measure import Dose, as_scorer, measure_texts
+from workbench.steering.rules import From
 
 STRENGTHS = [-30.0, -6.0, 6.0, 30.0]
 
@@ -150,3 +154,63 @@ def test_bad_requests_are_one_clear_error(setting):
         wb.steering.dose_response(model, PROMPTS, everyone[0], [1.0], metric, scorers={"x": 3}, show_text=2)
     with pytest.raises(DataError, match="called the same"):
         wb.steering.dose_response(model, PROMPTS, everyone[0], [1.0], metric, scorers=[len, len], show_text=2)
+
+
+def test_a_dose_from_a_text_on_is_that_of_a_hook_on_those_positions(setting):
+    """Rules that look for something in each prompt: a plain hook adds the direction from that position on."""
+    model, everyone, _ = setting
+    direction, prompts = everyone[0], ["Mary went to the store", "John and Mary went", "Mary"]
+    metric = wb.LogitDifference(7, 9)
+    for where, first in ((From(text="Mary"), _first_with(model, prompts, "Mary")), (From(index=-1), None)):
+        data = wb.steering.dose_response(
+            model, prompts, direction, [8.0], metric, n_random=1, where=where
+        ).data.sel(strength=8.0, direction="steered")
+        for i, prompt in enumerate(prompts):
+            ids = model.encode(prompt)
+            start = len(ids) - 1 if first is None else first[i]
+
+            def hook(_m, _a, out, start=start):
+                whole = out if isinstance(out, torch.Tensor) else out[0]
+                steered = torch.cat(
+                    [whole[:, :start], whole[:, start:] + 8.0 * direction.vector.to(whole.dtype)], 1
+                )
+                return steered if isinstance(out, torch.Tensor) else (steered, *out[1:])
+
+            handle = model.block(1).register_forward_hook(hook)
+            with torch.no_grad():
+                logits = model.hf(torch.tensor([ids])).logits[0, -1]
+            handle.remove()
+            assert float(data["score"][i]) == pytest.approx(float(logits[7] - logits[9]), abs=1e-4)
+    assert json.loads(data.attrs["where"]) == {"from": -1}
+
+
+def _first_with(model, prompts, text):
+    """Number of tokens before the one in which the text begins, by decoding ever longer beginnings."""
+    found = []
+    for prompt in prompts:
+        ids = model.encode(prompt)
+        texts = [model.tokenizer.decode(ids[: n + 1]) for n in range(len(ids))]
+        found.append(next(n for n, so_far in enumerate(texts) if text in so_far))
+    return found
+
+
+def test_a_rule_that_steers_nothing_is_refused(setting):
+    model, everyone, _ = setting
+    metric = wb.LogitDifference(7, 9)
+    for rule, more, message in (
+        ("generated", {}, "steers nothing that is measured here"),
+        ("generated", {"show_text": 1}, "steers nothing that is measured here"),
+        (From(index=40), {"show_text": 6}, "nothing would be steered"),
+    ):
+        with pytest.raises(PositionError, match=message):
+            wb.steering.dose_response(model, PROMPTS, everyone[0], [4.0], metric, where=rule, **more)
+    with pytest.raises(DataError, match="prompt 1.*does not occur|does not occur.*prompt 1|John"):
+        wb.steering.dose_response(
+            model, ["John went", "Mary went"], everyone[0], [4.0], metric, where=From(text="John")
+        )
+    with pytest.raises(PositionError, match="the only new one is not read again"):
+        wb.steering.generate(model, PROMPTS, everyone[0], 4.0, where="generated", max_new_tokens=1)
+    said = wb.steering.dose_response(
+        model, PROMPTS, everyone[0], [40.0], metric, where="generated", show_text=4, n_random=1
+    ).data.sel(direction="steered", strength=40.0)
+    assert (said["kl"] == 0).all() and (said["kl_along"] > 0).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -82,6 +84,17 @@ def test_directions_of_a_model_all_cost_the_target(llama):
     assert found[0].strength != found[1].strength
     with pytest.raises(DataError, match="at least one direction"):
         iso_kl(llama, said.prompts, said.tokens, [], 0.1)
+
+
+def test_texts_are_continued_here_and_directions_of_other_models_refused(llama):
+    texts, direction = ["Mary went to the", "John"], a_direction(llama)
+    said = wb.steering.generate(llama, texts, max_new_tokens=4)
+    by_hand = iso_kl(llama, said.prompts, said.tokens, [direction], 0.1)
+    assert iso_kl(llama, texts, None, [direction], 0.1, new_tokens=4) == by_hand
+    other = replace(direction, model_fingerprint="f" * 64)
+    with pytest.raises(DataError, match="another model|made (with|on|for)"):
+        iso_kl(llama, texts, None, [other], 0.1)
+    assert iso_kl(llama, texts, None, [other], 0.1, new_tokens=4, force=True) == by_hand
 
 
 def test_the_first_crossing_is_where_straight_lines_meet_zero():

@@ -8,7 +8,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 import workbench as wb
-from workbench.directions import Direction
+from probes.causal.direction import controls as probe_controls
+from workbench.directions import Direction, DirectionSet
 from workbench.directions.controls import random_controls
 from workbench.directions.cosines import direction_cosines
 from workbench.errors import DataError
@@ -18,6 +19,7 @@ from workbench.steering.measure.breaking import Quality, break_strength
 from workbench.steering.measure.classifier import _auc_interval, _Couples
 from workbench.steering.measure.iso_kl import search
 from workbench.steering.measure.kl import kl_divergence
+from workbench.steering.texts import _random_like
 
 SITE = "blocks.1.hook_resid_post"
 
@@ -120,6 +122,11 @@ def test_the_control_is_never_the_direction_itself(llama):
     found = random_controls(tried, 3, 0)
     assert [d.settings["seed"] for d in found] == [1, 2, 3]
     assert [d.settings["seed"] for d in random_controls(-Direction.random(like, 1), 2, 0)] == [0, 2]
+    assert _random_like(tried, 0).settings["seed"] == 1  # beside texts
+    (mine,) = _random_like(DirectionSet([tried]), 0)
+    assert mine.settings["seed"] == 1
+    rows = torch.randn(4, 48)
+    assert [d.settings["seed"] for d in probe_controls(tried, rows, control="random", n=2, seed=0)] == [1, 2]
     prompts = [[5, 6, 7], [8, 9, 10]]
     result = wb.steering.dose_response(llama, prompts, tried, [4.0], wb.LogitDifference(30, 31), n_random=1)
     assert float(result.data["difference"].sel(strength=4.0)) != 0

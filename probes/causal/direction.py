@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workbench.directions import Direction
+from workbench.directions.controls import random_controls
 from workbench.errors import DataError
 from workbench.model.language_model import LanguageModel
 
@@ -164,7 +165,7 @@ def controls(
     if n < 2:
         raise DataError(f"At least 2 random directions are needed to see their spread, not {n}.")
     if control == "random":
-        return [Direction.random(like, seed=seed + i) for i in range(n)]
+        return random_controls(like, n, seed)
     centred = rows.double() - rows.double().mean(0)
     if not bool(centred.any()):
         raise DataError("Activations do not vary over these prompts: control='natural' needs more than one.")

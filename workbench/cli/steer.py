@@ -18,7 +18,15 @@ from workbench.cli.common import (
     new_app,
 )
 from workbench.cli.groups import group_of, nothing_before
-from workbench.cli.steer_options import PROMPTS, ForceOption, NaturalOption, PromptOption, doses
+from workbench.cli.steer_options import (
+    PROMPTS,
+    ForceOption,
+    NaturalOption,
+    PromptOption,
+    WhereOption,
+    doses,
+    rule,
+)
 from workbench.errors import DataError
 
 app = new_app()
@@ -56,7 +64,7 @@ def steer(
     ] = None,
     natural: NaturalOption = False,
     prompt: PromptOption = None,
-    where: Annotated[str, typer.Option(help="Positions: all, prompt, generated or last.")] = "all",
+    where: WhereOption = "all",
     answer: Annotated[str, typer.Option(help="Score = logit of this token …")] = " good",
     wrong: Annotated[str, typer.Option(help="… minus logit of this one.")] = " bad",
     show_text: Annotated[
@@ -80,7 +88,7 @@ def steer(
         "prompts": prompt or None,
         "answer": answer,
         "wrong": wrong,
-        "where": where,
+        "where": rule(where),
         "n_random": n_random,
         "seed": seed,
     }

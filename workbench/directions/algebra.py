@@ -78,6 +78,11 @@ def combine(
     return _child(vector, scale, title, directions, weights, settings, fingerprint)
 
 
+def members(directions: Direction | Iterable[Direction]) -> list[Direction]:
+    """One direction, or those of a set or list, as a list."""
+    return [directions] if isinstance(directions, Direction) else list(directions)
+
+
 def orthogonal_to(
     direction: Direction, others: Direction | Iterable[Direction], *, force: bool = False
 ) -> Direction:
@@ -93,7 +98,7 @@ def orthogonal_to(
         >>> orthogonal_to(truth, [sentiment, length]).cosine(sentiment)
         0.0
     """
-    several = [others] if isinstance(others, Direction) else list(others)
+    several = members(others)
     if not several:
         raise DataError("No direction was given to be orthogonal to.")
     fingerprint = together([direction, *several], "Making orthogonal", force=force)

@@ -27,19 +27,19 @@ from torch import Tensor
 
 from workbench.directions import Direction
 from workbench.directions.controls import random_controls
-from workbench.errors import DataError
+from workbench.errors import DataError, PositionError
 from workbench.model.language_model import LanguageModel
 from workbench.model.tokens import Prompt, as_list, batch
 from workbench.patching.metrics import Metric, MetricFunction, as_metric, continuation
 from workbench.progress import Progress, Silent
 from workbench.results import Result
-from workbench.steering.intervention import Where
 from workbench.steering.measure.breaking import Quality
 from workbench.steering.measure.dose_outcome import Measured, outcome
 from workbench.steering.measure.kl import kl_of_doses
 from workbench.steering.measure.rows import TOKENS_PER_BATCH, Dose, for_each_row, generate_rows
 from workbench.steering.measure.scorers import FunctionScorer, TextScorer, as_scorer, target_log_probability
 from workbench.steering.measure.texts import measure_texts
+from workbench.steering.rules import END, Where, as_rule, stretches
 
 
 def dose_response(
@@ -70,7 +70,7 @@ def dose_response(
         metric: what `score` is: a metric of the logits, for instance `wb.LogitDifference(" good", " bad")`, or a text
             scorer (see `measure.scorers.as_scorer` for your own function), which needs `show_text`.
         n_random: random directions of the control, at least 1.
-        where: position rule, see `steering.intervention`.
+        where: position rule, see `steering.rules`.
         show_text: generate this many tokens of each continuation, greedily, and measure them. 0: no texts, hence no
             perplexity, repetition or break of quality.
         scorers: text scorers that are measured besides, a list or name -> scorer.
@@ -90,7 +90,8 @@ def dose_response(
 
     Raises:
         DataError: no strengths, a strength that is not finite, a direction that does not fit the model, no random
-            direction, or text scorers without texts.
+            direction, text scorers without texts, or a text of the rule that a prompt has not.
+        PositionError: a rule that steers no position that is measured.
         MetricError: a metric, scorer or target that does not suit.
 
     Example:
@@ -114,11 +115,14 @@ def dose_response(
     function = logits_metric.resolve(model) if logits_metric else None
     tokens = batch(model, as_list(prompts))
     ids = [tokens.ids[i, :n].tolist() for i, n in enumerate(tokens.lengths)]
+    extra = continuation(logits_metric, model) if logits_metric else []
+    rule = as_rule(where)
+    _steers_something(rule, model, ids, END if targets else max(show_text - 1, len(extra)))
     everyone = [direction, *random_controls(direction, n_random, seed)]
     cells = [(k, s) for k in range(len(everyone)) for s in range(len(doses)) if doses[s] != 0]
     steered = [Dose(everyone[k], doses[s]) for k, s in cells]
     shape = (len(everyone), len(doses), len(ids))
-    options: dict[str, Any] = {"where": where, "tokens_per_batch": tokens_per_batch, "progress": progress}
+    options: dict[str, Any] = {"where": rule, "tokens_per_batch": tokens_per_batch, "progress": progress}
 
     said = None
     if show_text:
@@ -129,7 +133,6 @@ def dose_response(
         )
 
     scores = np.zeros(shape)
-    extra = continuation(logits_metric, model) if logits_metric else []
 
     def score(j: int, i: int, logits: Tensor) -> None:
         assert function is not None
@@ -172,9 +175,20 @@ def dose_response(
         for p, row in zip(as_list(prompts), ids, strict=True)
     ]
     return outcome(
-        model, shown, ids, direction, measured, by_text or logits_metric, quality or Quality(), n_random, where, seed,
+        model, shown, ids, direction, measured, by_text or logits_metric, quality or Quality(), n_random, rule, seed,
         time.perf_counter() - started,
     )  # fmt: skip
+
+
+def _steers_something(rule: Where, model: LanguageModel, ids: list[list[int]], more: int) -> None:
+    """Raise where the rule finds no position in what is read: each prompt and `more` tokens after it."""
+    if rule == "generated" and more < 1:
+        raise PositionError(
+            "Position rule 'generated' steers nothing that is measured here: the metric is read at the last token of "
+            "the prompt. Steer at 'all' or 'last', or look at texts as well (show_text=20)."
+        )
+    lengths = [len(row) for row in ids]
+    stretches(rule, lengths, ids, model, [n + more for n in lengths])
 
 
 def _doses(strengths: Sequence[float]) -> list[float]:

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from workbench.directions import Direction
+from workbench.directions.algebra import members
 from workbench.errors import DataError
 from workbench.hooks.context import HookContext
 from workbench.steering.operations import Operation, numbers
@@ -238,10 +239,9 @@ def add_direction(
     strengths = numbers(strength, "strength")
     if rule != "all" and prompt_lengths is None:
         raise DataError(f"Position rule {rule!r} needs to know how long each prompt is.")
-    directions = [direction] if isinstance(direction, Direction) else list(direction)
     spans = None if prompt_lengths is None else stretches(rule, prompt_lengths)
     amounts = Amounts(strengths, spans, prompt_lengths)
-    return SteeringEdit(torch.stack([d.vector for d in directions]), Operation("add"), amounts)
+    return SteeringEdit(torch.stack([d.vector for d in members(direction)]), Operation("add"), amounts)
 
 
 def together(edits: Sequence[Callable[..., Any]]) -> Callable[[Tensor, HookContext], Tensor]:

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from workbench.directions import Direction, DirectionSet
-from workbench.errors import DataError, SiteError
+from workbench.directions.algebra import members
+from workbench.errors import DataError, PositionError, SiteError
 from workbench.hooks.session import EditFunction, HookSession
 from workbench.steering.intervention import Amounts, SteeringEdit, Trigger, together
 from workbench.steering.operations import Operation, numbers
@@ -120,7 +121,7 @@ class Steering:
     @property
     def directions(self) -> tuple[Direction, ...]:
         """All its directions."""
-        return (self.direction,) if isinstance(self.direction, Direction) else tuple(self.direction)
+        return tuple(members(self.direction))
 
     def _counts(self) -> dict[str, int]:
         per_row = {"directions": len(self.direction)} if isinstance(self.direction, tuple) else {}
@@ -224,9 +225,19 @@ class Plan:
     def check_rules(
         self, model: LanguageModel, ids: Sequence[Sequence[int]], max_new_tokens: int = 0
     ) -> None:
-        """Raise what `stretches` raises for prompts in which a rule finds no position."""
+        """Raise what `stretches` raises for prompts in which a rule finds no position, before generating.
+
+        Raises:
+            PositionError: also where `generated` has none, since the one new token is not read again.
+        """
         lengths = [len(row) for row in ids]
         for steering in self.steerings:
+            if steering.where == "generated" and max_new_tokens == 1:
+                raise PositionError(
+                    "Position rule 'generated' steers new tokens as the model reads them again, and the only new one "
+                    "is not read again: nothing would be steered. Generate 2 or more, or steer at 'last', whose "
+                    "position chooses the first."
+                )
             stretches(steering.where, lengths, ids, model, [n + max(0, max_new_tokens - 1) for n in lengths])
 
     def settings(self) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from workbench.directions.carried import members
+from workbench.directions.algebra import members
 from workbench.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -73,9 +73,9 @@ def steered_texts(
     """
     from workbench.provenance import provenance
     from workbench.results import Result, array
-    from workbench.statistics import bootstrap_interval
     from workbench.steering import OPERATIONS, Operation, generate
     from workbench.steering.measure import measure_texts
+    from workbench.steering.measure.resample import interval, nan_mean
     from workbench.steering.rules import as_rule
 
     progress, started = progress or Silent(), time.perf_counter()
@@ -87,7 +87,7 @@ def steered_texts(
     texts, ended = np.empty(shape, dtype=object), np.zeros(shape, dtype=bool)
     ids: list[list[int]] = []
     for side, (along, strong) in enumerate(
-        ((direction, doses), (random_like(direction, seed), [s for s in doses if s != 0]))
+        ((direction, doses), (_random_like(direction, seed), [s for s in doses if s != 0]))
     ):
         if not strong:
             continue
@@ -116,8 +116,8 @@ def steered_texts(
     for name, units in COSTS.items():
         variables[name] = array(dims, grids[name], units=units)
     for name in ("cross_entropy", "repetition"):
-        low, high = bootstrap_interval(np.moveaxis(grids[name], -1, 0), seed)
-        mean = array(dims[:2], _mean(grids[name]), units=COSTS[name], n=n)
+        low, high = interval(grids[name], seed)
+        mean = array(dims[:2], nan_mean(grids[name]), units=COSTS[name], n=n)
         variables |= {
             f"mean_{name}": mean,
             f"{name}_low": array(dims[:2], low),
@@ -147,19 +147,13 @@ def steered_texts(
     return Result(KIND, data, where_from, _summary(data, n))
 
 
-def random_like(direction: Direction | DirectionSet, seed: int) -> Direction | DirectionSet:
+def _random_like(direction: Direction | DirectionSet, seed: int) -> Direction | DirectionSet:
     """The control: each member drawn from the sphere, at its site."""
     from workbench.directions import Direction, DirectionSet
+    from workbench.directions.controls import random_controls
 
-    drawn = [Direction.random(d, seed=seed + i) for i, d in enumerate(members(direction))]
+    drawn = [random_controls(d, 1, seed + i)[0] for i, d in enumerate(members(direction))]
     return drawn[0] if isinstance(direction, Direction) else DirectionSet(drawn, name="random")
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Mean over prompts of what is defined; NaN where nothing is."""
-    there = np.isfinite(values)
-    counts = there.sum(-1)
-    return np.where(counts > 0, np.where(there, values, 0).sum(-1) / np.maximum(counts, 1), np.nan)
 
 
 def _summary(data: xr.Dataset, n: int) -> dict[str, Any]:

@@ -143,6 +143,7 @@ class _Settings:
             directions,
             self.target,
             tolerance=self.tolerance,
+            force=True,
             **self.options,
         )
 

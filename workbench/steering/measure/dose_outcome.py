@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from workbench.results import Result, array
 from workbench.steering.measure.breaking import Break, Quality, break_strength
 from workbench.steering.measure.resample import interval, nan_mean
 from workbench.steering.measure.texts import MEASURES
+from workbench.steering.rules import Where
 
 WHICH = ("steered", "random")
 
@@ -51,7 +53,7 @@ def outcome(
     metric: Any,
     quality: Quality,
     n_random: int,
-    where: Any,
+    where: Where,
     seed: int,
     seconds: float,
 ) -> Result:
@@ -72,7 +74,7 @@ def outcome(
         "direction": direction.name,
         "source": direction.source,
         "scale": direction.scale,
-        "where": str(where),
+        "where": where if isinstance(where, str) else json.dumps(where.settings(), ensure_ascii=False),
         "n_prompts": len(prompts),
         "n_random": n_random,
         "control": f"mean of {n_random} random direction{'s' if n_random > 1 else ''} of the same norm",

@@ -26,10 +26,12 @@ import numpy as np
 from workbench.directions import Direction
 from workbench.errors import DataError
 from workbench.model.language_model import LanguageModel
+from workbench.model.tokens import Prompt, as_list, encode
 from workbench.progress import Progress, Silent
-from workbench.steering.intervention import Where
+from workbench.steering.generate import generate
 from workbench.steering.measure.kl import kl_of_doses, mean_norm
 from workbench.steering.measure.rows import TOKENS_PER_BATCH, Dose
+from workbench.steering.rules import Where
 
 START = 0.2
 """First strength, as a share of the mean norm of the activations at the site."""
@@ -166,11 +168,13 @@ def _outcome(
 
 def iso_kl(
     model: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    continuations: Sequence[Sequence[int]],
+    prompts: Prompt | Sequence[Prompt],
+    continuations: Sequence[Sequence[int]] | None,
     directions: Sequence[Direction],
     target: float,
     *,
+    new_tokens: int = 20,
+    force: bool = False,
     where: Where = "all",
     tolerance: float = 0.05,
     rounds: int = 12,
@@ -182,10 +186,13 @@ def iso_kl(
 
     Args:
         model: the language model.
-        prompts: token ids of prompts that the directions will *not* be judged on.
-        continuations: what the unsteered model says after each.
+        prompts: texts or token ids that the directions will *not* be judged on.
+        continuations: token ids of what the unsteered model says after each; None: `new_tokens` are generated here,
+            greedily.
         directions: at any sites; all are searched for together.
         target: nats per token. 0.5 to 1 changes what is said and mostly leaves sentences whole.
+        new_tokens: length of continuations that are generated here.
+        force: accept directions that were made with another model.
         where: position rule, the one that will be used.
         tolerance: relative; 0.05 takes a KL within 5 % of the target.
         rounds: at most so many batches.
@@ -197,23 +204,27 @@ def iso_kl(
         One `Calibration` for each direction, positive strengths.
 
     Raises:
-        DataError: no directions, no prompts, a target that is not a positive number.
+        DataError: no directions, no prompts, a direction of another model, site or width, a target that is not a
+            positive number.
 
     Example:
-        >>> said = wb.steering.generate(model, chosen_on, max_new_tokens=20)
-        >>> [c.strength for c in iso_kl(model, said.prompts, said.tokens, [d, random], 0.5)]
+        >>> [c.strength for c in iso_kl(model, ["I think that", "My"], None, [d, random], 0.5)]
     """
-    if not directions or not prompts:
+    listed = as_list(prompts)
+    if not directions or not listed:
         raise DataError("Choosing a strength by KL needs at least one direction and one prompt.")
     for direction in directions:
-        direction.fits(model, force=True)
-    norms = {site: mean_norm(model, prompts, site) for site in dict.fromkeys(d.site for d in directions)}
+        direction.fits(model, force=force)
     progress = progress or Silent()
+    if continuations is None:
+        continuations = generate(model, listed, max_new_tokens=new_tokens, progress=progress).tokens
+    ids = [list(encode(model, prompt)) for prompt in listed]
+    norms = {site: mean_norm(model, ids, site) for site in dict.fromkeys(d.site for d in directions)}
 
     def evaluate(pairs: list[tuple[int, float]]) -> np.ndarray:
         found = kl_of_doses(
             model,
-            prompts,
+            ids,
             continuations,
             [Dose(directions[k], s) for k, s in pairs],
             where=where,
@@ -229,5 +240,5 @@ def iso_kl(
         largest=[max(largest, START) * norms[d.site] for d in directions],
         tolerance=tolerance,
         rounds=rounds,
-        n_prompts=len(prompts),
+        n_prompts=len(ids),
     )

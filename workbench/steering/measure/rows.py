@@ -23,7 +23,9 @@ from workbench.model.language_model import LanguageModel
 from workbench.model.tokens import from_ids
 from workbench.progress import Progress, Silent
 from workbench.steering.generate import Generation, generate
-from workbench.steering.intervention import Where, add_direction
+from workbench.steering.intervention import Amounts, SteeringEdit
+from workbench.steering.operations import Operation
+from workbench.steering.rules import Where, stretches
 
 TOKENS_PER_BATCH = 4096
 """Tokens of one forward pass, padding included."""
@@ -78,16 +80,20 @@ def for_each_row(
         prompt_lengths: tokens of each row that count as its prompt; None: all of them.
         tokens_per_batch: upper limit of one forward pass; what comes out does not depend on it (float32: to 1e-4).
         progress: one item a row.
+
+    Raises:
+        PositionError, DataError: a rule that finds no position in a prompt.
     """
     progress = progress or Silent()
     lengths = list(prompt_lengths) if prompt_lengths is not None else [len(row) for row in rows]
+    spans = stretches(where, lengths, [row[:n] for row, n in zip(rows, lengths, strict=True)], model)
     most_rows = max(1, LOGITS_PER_BATCH // (max(keep) * model.vocab_size))
     for chosen in batches([len(row) for row in rows], tokens_per_batch):
         for start in range(0, len(chosen), most_rows):
             part = chosen[start : start + most_rows]
 
             def run(places: list[int]) -> None:
-                logits = _last_logits(model, rows, doses, keep, lengths, where, places)
+                logits = _last_logits(model, rows, doses, keep, spans, places)
                 for place, one in zip(places, logits, strict=True):
                     visit(place, one[-keep[place] :].float())
 
@@ -96,26 +102,26 @@ def for_each_row(
 
 
 @torch.inference_mode()
-def _last_logits(model, rows, doses, keep, lengths, where, places) -> Tensor:
+def _last_logits(model, rows, doses, keep, spans, places) -> Tensor:
     """[row, most kept, d_vocab] logits at the last columns of a batch."""
     padded = from_ids(model, [rows[i] for i in places], side="left", with_texts=False)
     most = max(keep[i] for i in places)
-    edits = edits_of([doses[i] for i in places], where, [lengths[i] for i in places])
+    edits = _edits([doses[i] for i in places], [spans[i] for i in places])
     with model.edit(edits):
         if "logits_to_keep" in inspect.signature(model.hf.forward).parameters:
             return model.forward(padded, logits_to_keep=most).logits
         return model.forward(padded).logits[:, -most:]
 
 
-def edits_of(doses: Sequence[Dose], where: Where, prompt_lengths: Sequence[int]) -> dict[str, Callable]:
+def _edits(doses: Sequence[Dose], spans: Sequence[tuple[int, int]]) -> dict[str, SteeringEdit]:
     """One edit for each site that a dose of the batch is at; a row that is not steered there has strength 0."""
     edits = {}
     for site in dict.fromkeys(d.direction.site for d in doses if d.direction is not None and not d.nothing):
         here = [d.direction if d.direction is not None and d.direction.site == site else None for d in doses]
         stand_in = next(d for d in here if d is not None)
         strengths = [dose.strength if one is not None else 0.0 for one, dose in zip(here, doses, strict=True)]
-        directions = [one or stand_in for one in here]
-        edits[site] = add_direction(directions, strengths, where=where, prompt_lengths=prompt_lengths)
+        vectors = torch.stack([(one or stand_in).vector for one in here])
+        edits[site] = SteeringEdit(vectors, Operation("add"), Amounts(strengths, spans))
     return edits
 
 

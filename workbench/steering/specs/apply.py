@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from workbench.errors import DataError
 from workbench.progress import Progress
 from workbench.specs import Spec
+from workbench.steering.specs.rule import Rule
 
 if TYPE_CHECKING:
     from workbench.directions import Direction, DirectionSet
@@ -61,7 +62,7 @@ class SteerDirectionSpec(Spec):
     units: Literal["activation", "natural"] = "activation"
     op: str = "add"
     parameters: dict[str, float] = Field(default_factory=dict)
-    where: str | dict[str, Any] = "all"
+    where: Rule = "all"
     max_new_tokens: int = Field(default=30, ge=0)
     temperature: float = Field(default=0.0, ge=0)
     answer: str = " good"
@@ -152,25 +153,15 @@ class SteerDirectionSpec(Spec):
         from workbench.directions.named import one_named
         from workbench.patching.metrics import LogitDifference
         from workbench.steering import dose_response
+        from workbench.steering.rules import as_rule
 
         if isinstance(direction, DirectionSet):
             direction = one_named(self.direction)
         return dose_response(
             model, self.prompts, direction, strengths, LogitDifference(self.answer, self.wrong),
-            n_random=self.n_random, where=self._rule(), show_text=self.max_new_tokens, seed=self.seed,
+            n_random=self.n_random, where=as_rule(self.where), show_text=self.max_new_tokens, seed=self.seed,
             force=self.force, progress=progress,
         )  # fmt: skip
-
-    def _rule(self) -> Any:
-        from workbench.steering.rules import NAMED, as_rule
-
-        rule = as_rule(self.where)
-        if rule not in NAMED:
-            raise DataError(
-                f"A dose-response steers at a named position rule ({', '.join(NAMED)}), not {rule!r}: choose one of "
-                "these, or look at texts."
-            )
-        return rule
 
 
 def in_activation_units(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from workbench.progress import Progress
 from workbench.steering.specs.labelled_sets import TwoSides
+from workbench.steering.specs.rule import Rule
 
 if TYPE_CHECKING:
     from workbench.model.language_model import LanguageModel
@@ -37,7 +38,7 @@ class SteerSpec(TwoSides):
     answer: str = " good"
     wrong: str = " bad"
     strengths: list[float] = Field(default_factory=lambda: [-20.0, -10.0, -5.0, 5.0, 10.0, 20.0])
-    where: Literal["all", "prompt", "generated", "last"] = "all"
+    where: Rule = "all"
     n_random: int = Field(default=5, ge=1)
     show_text: int = Field(default=0, ge=0)
 
@@ -48,6 +49,7 @@ class SteerSpec(TwoSides):
         from workbench.patching.metrics import LogitDifference
         from workbench.steering.directions import mean_difference
         from workbench.steering.dose_response import dose_response
+        from workbench.steering.rules import as_rule
 
         sides = self.sides()
         direction = mean_difference(
@@ -60,7 +62,7 @@ class SteerSpec(TwoSides):
             self.strengths,
             LogitDifference(self.answer, self.wrong),
             n_random=self.n_random,
-            where=self.where,
+            where=as_rule(self.where),
             show_text=self.show_text,
             seed=self.seed,
             progress=progress,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from workbench.errors import DataError
@@ -52,19 +53,15 @@ class TwoSides(Spec):
         if self.pair_by is None:
             drawn = [one.sample(min(self.n_train, len(one)), seed=self.seed).texts for one in found]
             return list(drawn[0]), list(drawn[1])
-        second = self._by_pair(found[1], self.negative)
-        ids = dict(zip(found[1].column("id"), found[1].texts, strict=True))
         first = self._by_pair(found[0], self.positive)
-        if set(first) <= set(ids):
-            second = ids
+        ids = dict(zip(found[1].column("id"), found[1].texts, strict=True))
+        second = ids if set(first) <= set(ids) else self._by_pair(found[1], self.negative)
         both = [key for key in first if key in second]
         if len(both) < 2:
             raise DataError(
                 f"Only {len(both)} values of {self.pair_by!r} have a text of {self.positive!r} and one of "
                 f"{self.negative!r}: choose a field that pairs them, or leave pair_by away."
             )
-        import numpy as np
-
         order = np.random.default_rng(self.seed).permutation(len(both))[: self.n_train]
         return [first[both[i]] for i in order], [second[both[i]] for i in order]
 

@@ -51,7 +51,7 @@ class MakeSpec(TwoSides):
     shuffles: int = Field(default=50, ge=1)
 
     @model_validator(mode="after")
-    def _pairs(self) -> MakeSpec:
+    def _where_the_method_reads(self) -> MakeSpec:
         if self.method == "in_context_vector" and any(not s.endswith("hook_resid_post") for s in self.sites):
             raise ValueError("an in-context vector is read at blocks.LAYER.hook_resid_post: give such sites")
         return self
