@@ -29,20 +29,6 @@ def library() -> Library:
     return library()
 
 
-def members_of(names: list[str]) -> list[Direction]:
-    """The named directions, sets as their members, each under its name in the tray."""
-    from dataclasses import replace
-
-    from workbench.directions import Direction
-
-    found: list[Direction] = []
-    for name in names:
-        held = library().load(name)
-        several = [held] if isinstance(held, Direction) else list(held)
-        found += [replace(d, name=name if len(several) == 1 else f"{name}: {d.name}") for d in several]
-    return found
-
-
 def cosines(names: list[str], scheme: str | None, *, force: bool) -> list[Any]:
     """The cosine matrix of the chosen ones, beside random directions.
 
@@ -54,8 +40,9 @@ def cosines(names: list[str], scheme: str | None, *, force: bool) -> list[Any]:
     if not names:
         raise DataError("No direction is chosen: tick at least two in the list (or a set) to compare them.")
     from workbench.directions import direction_cosines
+    from workbench.directions.named import members_named
 
-    result = direction_cosines(members_of(names), force=force)
+    result = direction_cosines(members_named(names, library()), force=force)
     said = figures.describe(result)
     drawn = figures.figures(result)
     shown = [graphs.graph(PAGE, "cosines", drawn["cosines"], said["cosines"], scheme)]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
-import typer
-from typer.core import TyperGroup
-
 from workbench.cli.common import new_app
+from workbench.cli.groups import group_of
 
 COMMANDS = {
     "sweep": "sweep",
@@ -28,18 +25,8 @@ EPILOG = (
 )
 
 
-class Analyses(TyperGroup):
-    """Sub-commands that are imported when they are used; what begins with none of them is a sweep."""
-
-    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
-        return list(COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
-        if cmd_name not in COMMANDS:
-            return None
-        command = typer.main.get_command(import_module(f"probes.cli.{COMMANDS[cmd_name]}").app)
-        command.name = cmd_name
-        return command
+class Analyses(group_of(COMMANDS, "probes.cli")):
+    """What begins with none of the sub-commands is a sweep."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in COMMANDS and args[0] != "--help":
@@ -50,7 +37,7 @@ class Analyses(TyperGroup):
         return ["[OPTIONS] DATASET", "|", "COMMAND [ARGS]..."]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        sweep = self.get_command(ctx, "sweep")
+        sweep: Any = self.get_command(ctx, "sweep")
         sweep.format_options(sweep.make_context("sweep", [], parent=ctx, resilient_parsing=True), formatter)
         self.format_commands(ctx, formatter)
 

@@ -202,23 +202,26 @@ def _direction(name: str) -> Direction:
     Raises:
         DataError: no such file or name, or a file that holds neither.
     """
-    from workbench.directions import Direction, library
+    from workbench.directions.named import named, one_named
 
-    if not Path(name).is_file():
-        if Path(name).suffix == ".safetensors" or len(Path(name).parts) > 1:
-            raise DataError(
-                f"There is no file {name!r}: give a saved direction or probe, or a name in the library."
-            )
-        return library().direction(name)
+    file = Path(name).expanduser()
+    if file.is_file():
+        if _is_probe(file):
+            from probes.fitted import FittedProbe
+
+            return FittedProbe.load(file).direction()
+        try:
+            named(name)
+        except DataError as error:
+            raise DataError(f"{name!r} holds no direction and no probe. {error}") from error
+    return one_named(name)
+
+
+def _is_probe(file: Path) -> bool:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(name, framework="pt") as file:
-            is_probe = "probe" in (file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{name!r} holds no direction and no probe: {error}") from error
-    if is_probe:
-        from probes.fitted import FittedProbe
-
-        return FittedProbe.load(name).direction()
-    return Direction.load(name)
+        with safe_open(file, framework="pt") as opened:
+            return "probe" in (opened.metadata() or {})
+    except (SafetensorError, OSError):
+        return False

@@ -150,16 +150,10 @@ def compare(
     json: JsonOption = False,
 ) -> None:
     """Show the cosines between directions, beside those of random ones."""
-    from dataclasses import replace
+    from workbench.directions import direction_cosines
+    from workbench.directions.named import members_named
 
-    from workbench.directions import Direction, direction_cosines
-
-    members: list[Direction] = []
-    for name in names:
-        found = _library(library).load(name)
-        several = [found] if isinstance(found, Direction) else list(found)
-        members += [replace(d, name=name if len(several) == 1 else f"{name}: {d.name}") for d in several]
-    result = direction_cosines(members, force=force)
+    result = direction_cosines(members_named(names, _library(library)), force=force)
     _keep(result, save)
     if json:
         cosines = {

@@ -12,11 +12,12 @@ from typer.core import TyperGroup
 from workbench.errors import RunError
 
 
-def group_of(modules: Mapping[str, str]) -> type[TyperGroup]:
+def group_of(modules: Mapping[str, str], package: str = "workbench.cli") -> type[TyperGroup]:
     """A group of commands.
 
     Args:
-        modules: name of a sub-command -> module of `workbench.cli` that has it as its `app`; in the order of the help.
+        modules: name of a sub-command -> module of `package` that has it as its `app`; in the order of the help.
+        package: where the modules are.
     """
 
     class Group(TyperGroup):
@@ -26,7 +27,7 @@ def group_of(modules: Mapping[str, str]) -> type[TyperGroup]:
         def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # noqa: ARG002
             if cmd_name not in modules:
                 return None
-            command = typer.main.get_command(import_module(f"workbench.cli.{modules[cmd_name]}").app)
+            command = typer.main.get_command(import_module(f"{package}.{modules[cmd_name]}").app)
             command.name = cmd_name
             return command
 

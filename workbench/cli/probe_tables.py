@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.cli.cells import number, with_interval
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -28,29 +30,14 @@ def _along(data: xr.Dataset) -> str:
     return "layer" if "layer" in data.dims else "site"
 
 
-def _number(value: Any, form: str = ".3f") -> str:
-    return f"{float(value):{form}}" if np.isfinite(float(value)) else "–"
-
-
-def _between(at: Any, name: str) -> str:
-    low, high = (float(at[f"{name}_{end}"]) for end in ("low", "high"))
-    return f"[{low:.3f}, {high:.3f}]" if np.isfinite([low, high]).all() else "–"
-
-
-def _with(at: Any, name: str, value: str | None = None, form: str = ".3f") -> str:
-    """`0.812 [0.700, 0.902]`, of the variable `value` with the ends of `name` (by default its own)."""
-    between = _between(at, name)
-    return _number(at[value or name], form) + ("" if between == "–" else f" {between}")
-
-
 def _constant(data: xr.Dataset, name: str) -> str | None:
     """The number that a variable has everywhere, as text; None where it varies."""
     found = np.unique(data[name].values[np.isfinite(data[name].values)])
-    return _number(found[0], "g") if len(found) == 1 else None
+    return number(found[0], "g") if len(found) == 1 else None
 
 
 def _or_not_run(at: Any, name: str) -> str:
-    return _number(at[name]) if name in at else "not run"
+    return number(at[name]) if name in at else "not run"
 
 
 def _cells(data: xr.Dataset, name: str, last: tuple[str, ...] = ()) -> tuple[list[str], list[Any], int]:
@@ -72,18 +59,18 @@ def _head(dims: list[str], shown: int, n: int) -> list[str]:
 def _sweep(data: xr.Dataset) -> Table:
     dims, cells, n = _cells(data, "auc")
     several = "majority_accuracy" in data.coords and "label" in dims
-    accuracy = "accuracy" if several else f"accuracy\n(majority {_number(_majority(data))})"
+    accuracy = "accuracy" if several else f"accuracy\n(majority {number(_majority(data))})"
     more: list[tuple[str, Callable[[Any], str]]] = []
     if "accuracy_low" in data:
-        more.append((f"{accuracy}\n{INTERVAL}", lambda at: _with(at, "accuracy")))
+        more.append((f"{accuracy}\n{INTERVAL}", lambda at: with_interval(at, "accuracy")))
     else:
-        more.append((accuracy, lambda at: _number(at["accuracy"])))
+        more.append((accuracy, lambda at: number(at["accuracy"])))
     if several:
-        more.append(("majority", lambda at: _number(at.coords["majority_accuracy"])))
+        more.append(("majority", lambda at: number(at.coords["majority_accuracy"])))
     if "calibration_error" in data:
-        more.append(("calib.\nerror", lambda at: _number(at["calibration_error"])))
+        more.append(("calib.\nerror", lambda at: number(at["calibration_error"])))
     if "penalty" in data and bool(data["penalty"].notnull().any()) and _constant(data, "penalty") is None:
-        more.append(("C", lambda at: _number(at["penalty"], "g")))
+        more.append(("C", lambda at: number(at["penalty"], "g")))
     columns = [
         *_head(dims, len(cells), n),
         f"AUC\n{INTERVAL}",
@@ -91,7 +78,8 @@ def _sweep(data: xr.Dataset) -> Table:
         *(name for name, _ in more),
     ]
     return columns, [
-        [*_place(at, dims), _with(at, "auc"), _or_not_run(at, "control_auc")] + [read(at) for _, read in more]
+        [*_place(at, dims), with_interval(at, "auc"), _or_not_run(at, "control_auc")]
+        + [read(at) for _, read in more]
         for at in cells
     ]
 
@@ -112,10 +100,10 @@ def _numbers(data: xr.Dataset) -> Table:
     return columns, [
         [
             *(str(at[dim].item()) for dim in dims),
-            _with(at, "r2"),
+            with_interval(at, "r2"),
             _or_not_run(at, "control_r2"),
-            _number(at["mae"], ".4g"),
-            _number(at["penalty"], "g"),
+            number(at["mae"], ".4g"),
+            number(at["penalty"], "g"),
         ]
         for at in cells
     ]
@@ -130,8 +118,8 @@ def _trust(data: xr.Dataset) -> Table:
     rows = []
     for name in at["control"].values:
         one = at.sel(control=name)
-        behind = "" if name == "probe" else _with(one, "difference", form="+.3f")
-        rows.append([str(name), _with(one, "auc"), behind, _number(one["accuracy"])])
+        behind = "" if name == "probe" else with_interval(one, "difference", form="+.3f")
+        rows.append([str(name), with_interval(one, "auc"), behind, number(one["accuracy"])])
     return columns, rows
 
 
@@ -143,11 +131,11 @@ def _transfer(data: xr.Dataset) -> Table:
     return [*columns, "cosine", "accu-\nracy", "n"], [
         [
             *(names.get(place, place) for place in _place(at, dims)),
-            _with(at, "auc"),
+            with_interval(at, "auc"),
             _or_not_run(at, "control_auc"),
-            _with(at, "drop", form="+.3f") if at["train"].item() != at["test"].item() else "",
-            _number(at["cosine"], "+.2f"),
-            _number(at["accuracy"]),
+            with_interval(at, "drop", form="+.3f") if at["train"].item() != at["test"].item() else "",
+            number(at["cosine"], "+.2f"),
+            number(at["accuracy"]),
             str(int(at["n"])),
         ]
         for at in cells
@@ -171,9 +159,9 @@ def _causal(data: xr.Dataset) -> Table:
         rows.append(
             [
                 f"{float(strength):+g}" if strength else "0",
-                _with(probe, "change", "mean_change", "+.3f"),
-                _with(random, "change", "mean_change", "+.3f"),
-                _with(at, "difference", form="+.3f"),
+                with_interval(probe, "change", "mean_change", "+.3f"),
+                with_interval(random, "change", "mean_change", "+.3f"),
+                with_interval(at, "difference", form="+.3f"),
             ]
         )
     return ["strength", *(f"{name}\n{INTERVAL}" for name in ("probe", "random", "probe − random"))], rows
@@ -188,12 +176,12 @@ def _mil(data: xr.Dataset) -> Table:
         every = at.sel(of="all")
         row = [
             str(at[dims[0]].item()),
-            _with(at, "mcc"),
+            with_interval(at, "mcc"),
             _or_not_run(at, "control_mcc"),
         ]
         row += [
-            _number(at["accuracy"]),
-            *(_number(every[k]) for k in ("coverage", "abstention", "accuracy_answered")),
+            number(at["accuracy"]),
+            *(number(every[k]) for k in ("coverage", "abstention", "accuracy_answered")),
         ]
         rows.append(row)
     return columns, rows
@@ -213,11 +201,11 @@ def _erasure(data: xr.Dataset) -> Table:
         [
             str(rows),
             str(eraser).replace("_", " "),
-            _with(at, "accuracy"),
-            "" if eraser == "none" else _number(at["drop"], "+.3f"),
-            (_with(at, "auc") if "auc_low" in at else _number(at["auc"])) if "auc" in at else "–",
-            _number(at["log_loss"]),
-            _number(at["rank"], "g"),
+            with_interval(at, "accuracy"),
+            "" if eraser == "none" else number(at["drop"], "+.3f"),
+            (with_interval(at, "auc") if "auc_low" in at else number(at["auc"])) if "auc" in at else "–",
+            number(at["log_loss"]),
+            number(at["rank"], "g"),
         ]
         for rows in data["rows"].values
         for eraser in data["eraser"].values
@@ -230,8 +218,8 @@ def _sparse(data: xr.Dataset) -> Table:
     rows = [
         [
             str(int(k)),
-            _with(at, "auc"),
-            _with(at, "auc_gap", form="+.3f"),
+            with_interval(at, "auc"),
+            with_interval(at, "auc_gap", form="+.3f"),
             _or_not_run(at, "control_auc"),
         ]
         for k in data["k"].values
@@ -239,7 +227,7 @@ def _sparse(data: xr.Dataset) -> Table:
     ]
     dense = [
         f"all {data.attrs['d_dense']} dimensions",
-        _with(data, "dense_auc"),
+        with_interval(data, "dense_auc"),
     ]
     return columns, [*rows, [*dense, "", _or_not_run(data, "dense_control_auc")]]
 
@@ -257,7 +245,7 @@ def _apply(data: xr.Dataset) -> Table:
     rows = []
     for at in _prompts(data, shown):
         row = [str(at["prompt_text"].item()), repr(str(at["token"].item())), str(at["answer"].item())]
-        row.append(_number(at["probability"].max()))
+        row.append(number(at["probability"].max()))
         rows.append([*row, str(at["label"].item())] if "label" in data.coords else row)
     return columns, rows
 

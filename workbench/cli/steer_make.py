@@ -17,7 +17,7 @@ from workbench.cli.common import (
     make_spec,
     new_app,
 )
-from workbench.cli.steer_write import kept
+from workbench.cli.steer_options import kept
 
 if TYPE_CHECKING:
     from workbench.runs import Run

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from workbench.errors import DataError
+
+if TYPE_CHECKING:
+    from workbench.runs import Run
 
 DirectionOption = Annotated[
     str | None,
@@ -73,3 +76,17 @@ def parameters(given: list[str] | None) -> dict[str, float]:
                 f"--parameter {one!r} cannot be read: give NAME=NUMBER, such as value=2.5."
             ) from error
     return found
+
+
+def kept(run: Run, name: str, tags: list[str], at: str | None = None) -> dict[str, Any]:
+    """Save what a run made (of several sites that at `at`) into the library; what was saved, for the summary."""
+    from workbench.directions import DirectionSet, library
+    from workbench.directions.carried import direction_of
+
+    found = direction_of(run.result)
+    assert found is not None
+    if isinstance(found, DirectionSet):
+        found = found[at] if at else found[0] if len(found) == 1 else found
+    library().save(name, found, tags=tags)
+    where = found.site if not isinstance(found, DirectionSet) else f"{len(found)} directions"
+    return {"saved": f"{name!r} in the library ({where})"}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from workbench.cli.cells import between, number
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -17,15 +19,6 @@ N_SHOWN = 20
 def table(result: Result) -> Table:
     """Columns and rows of one of `KINDS`."""
     return _TABLES[result.kind](result.data)
-
-
-def _number(value: Any, form: str = ".3f") -> str:
-    found = float(value)
-    return format(found, form) if found == found else "–"
-
-
-def _between(data: xr.Dataset, name: str) -> str:
-    return f"[{_number(data[f'{name}_low'])}, {_number(data[f'{name}_high'])}]"
 
 
 def _dose(data: xr.Dataset) -> Table:
@@ -51,7 +44,7 @@ def _texts(data: xr.Dataset) -> Table:
             at = data.isel(prompt=i).sel(strength=s)
             both = [at.sel(direction=d) for d in ("steered", "random")]
             texts = [" ".join(str(one["text"].item()).split()) for one in both]
-            costs = [_number(one["cross_entropy"], ".2f") for one in both]
+            costs = [number(one["cross_entropy"], ".2f") for one in both]
             prompt = str(at["prompt_text"].item()) if float(s) == float(data["strength"].values[0]) else ""
             rows.append(
                 [
@@ -83,13 +76,13 @@ def _methods(data: xr.Dataset) -> Table:
             at = data.sel({"task": task, "method": method})
             itself = str(method) == "random direction"
             row = [str(task), str(method)]
-            row.append(f"{_number(at['mean_unsteered'], '.2f')} → {_number(at['mean_score'], '.2f')}")
-            row.append(f"{_number(at['mean_change'], '+.2f')} {_between(at, 'change')}")
-            above = f"{_number(at['mean_against_random'], '+.2f')} {_between(at, 'against_random')}"
+            row.append(f"{number(at['mean_unsteered'], '.2f')} → {number(at['mean_score'], '.2f')}")
+            row.append(f"{number(at['mean_change'], '+.2f')} {between(at, 'change')}")
+            above = f"{number(at['mean_against_random'], '+.2f')} {between(at, 'against_random')}"
             row += [
                 "" if itself else above,
-                _number(at["kl_along"], ".2f"),
-                _number(at["perplexity_ratio"], ".2f"),
+                number(at["kl_along"], ".2f"),
+                number(at["perplexity_ratio"], ".2f"),
             ]
             rows.append([*row, str(at["site"].item()), str(int(at["n"]))])
     return columns, rows
@@ -99,12 +92,12 @@ def _made(data: xr.Dataset) -> Table:
     rows = [
         [
             str(site),
-            _number(at["auc"]),
-            _between(at, "auc"),
-            _number(at["control_auc"]),
-            _number(at["p_value"]),
-            _number(at["accuracy"]),
-            _number(at["scale"], ".3g"),
+            number(at["auc"]),
+            between(at, "auc"),
+            number(at["control_auc"]),
+            number(at["p_value"]),
+            number(at["accuracy"]),
+            number(at["scale"], ".3g"),
         ]
         for site in data["site"].values
         for at in [data.sel(site=site)]
@@ -125,8 +118,8 @@ def _written(data: xr.Dataset) -> Table:
         one = at.isel(restart=int(at["best"]))
         rows.append([
             str(at["text"].item()), str(at["written"].item()), "yes" if bool(one["exact"]) else "no",
-            _number(one["bleu"], ".1f"), str(int(one["steps"])), _number(one["norm"], ".3g"),
-            _number(at["bleu_no_z"], ".1f"), _number(at["bleu_random_z"], ".1f"),
+            number(one["bleu"], ".1f"), str(int(one["steps"])), number(one["norm"], ".3g"),
+            number(at["bleu_no_z"], ".1f"), number(at["bleu_random_z"], ".1f"),
         ])  # fmt: skip
     return [head, "written", "exact", "BLEU", "steps", "‖z‖", "BLEU without z", "with a random z"], rows
 
@@ -142,8 +135,8 @@ def _tokens(data: xr.Dataset) -> Table:
             cell = at.sel(side=side).isel(k=i)
             row += [
                 repr(str(cell["token"].item())),
-                _number(cell["value"], "+.3f"),
-                _number(cell["control_mean"], "+.3f"),
+                number(cell["value"], "+.3f"),
+                number(cell["control_mean"], "+.3f"),
             ]
     return columns, rows
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -17,9 +17,7 @@ from workbench.cli.common import (
     make_spec,
     new_app,
 )
-
-if TYPE_CHECKING:
-    from workbench.runs import Run
+from workbench.cli.steer_options import kept
 
 app = new_app()
 
@@ -59,17 +57,3 @@ def write(
     execute(
         spec, runs=runs, as_json=json, then=None if save is None else lambda run: kept(run, save, ["z_steer"])
     )
-
-
-def kept(run: Run, name: str, tags: list[str], at: str | None = None) -> dict[str, Any]:
-    """Save what a run made (of several sites that at `at`) into the library; what was saved, for the summary."""
-    from workbench.directions import DirectionSet, library
-    from workbench.directions.carried import direction_of
-
-    found = direction_of(run.result)
-    assert found is not None
-    if isinstance(found, DirectionSet):
-        found = found[at] if at else found[0] if len(found) == 1 else found
-    library().save(name, found, tags=tags)
-    where = found.site if not isinstance(found, DirectionSet) else f"{len(found)} directions"
-    return {"saved": f"{name!r} in the library ({where})"}

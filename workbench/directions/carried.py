@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from workbench.directions.algebra import members
+from workbench.directions.direction import Direction
+
 if TYPE_CHECKING:
-    from workbench.directions import Direction, DirectionSet
+    from workbench.directions import DirectionSet
     from workbench.results import Result
-
-
-def members(direction: Direction | DirectionSet) -> list[Direction]:
-    """A direction, or those of a set."""
-    return [direction] if hasattr(direction, "vector") else list(direction)  # type: ignore[list-item, arg-type]
 
 
 def with_direction(data: xr.Dataset, direction: Direction | DirectionSet) -> xr.Dataset:
@@ -34,7 +32,7 @@ def with_direction(data: xr.Dataset, direction: Direction | DirectionSet) -> xr.
     for row, d in zip(vectors, several, strict=True):
         row[: d.width] = d.vector.numpy()
     header = {
-        "set": None if hasattr(direction, "vector") else json.loads(direction.header()),  # type: ignore[union-attr]
+        "set": None if isinstance(direction, Direction) else json.loads(direction.header()),
         "directions": [storage.header_of(d) for d in several],
         "widths": [d.width for d in several],
     }

@@ -230,10 +230,9 @@ class Direction:
 
     def orthogonal_to(self, *others: Direction | Iterable[Direction], force: bool = False) -> Direction:
         """What is left of it outside the span of one or several others; see `algebra.orthogonal_to`."""
-        from workbench.directions.algebra import orthogonal_to
+        from workbench.directions.algebra import members, orthogonal_to
 
-        several = [d for one in others for d in ([one] if isinstance(one, Direction) else one)]
-        return orthogonal_to(self, several, force=force)
+        return orthogonal_to(self, [d for one in others for d in members(one)], force=force)
 
     def interpolate(
         self,

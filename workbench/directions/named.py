@@ -1,14 +1,15 @@
-"""`named`: a direction by its name in the library, or from a file."""
+"""Directions by their names in the library, or from a file."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import DataError
 
 if TYPE_CHECKING:
-    from workbench.directions import Direction, DirectionSet
+    from workbench.directions import Direction, DirectionSet, Library
 
 SUFFIXES = (".safetensors", ".gguf", ".json", ".pt", ".pkl", ".bin")
 
@@ -32,6 +33,23 @@ def named(name: str) -> Direction | DirectionSet:
     if path.suffix in SUFFIXES or "/" in name:
         raise DataError(f"There is no file {name!r}, and no direction of that name in the library.")
     return mine.load(name)  # says which names are close
+
+
+def members_named(names: Iterable[str], library: Library) -> list[Direction]:
+    """Directions of a library, sets as their members, each under its name there (`name: member` of a set of several).
+
+    Raises:
+        DataError: no such name.
+    """
+    from dataclasses import replace
+
+    from workbench.directions.algebra import members
+
+    found: list[Direction] = []
+    for name in names:
+        several = members(library.load(name))
+        found += [replace(d, name=name if len(several) == 1 else f"{name}: {d.name}") for d in several]
+    return found
 
 
 def one_named(name: str) -> Direction:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,6 @@ class CachedRows:
                 path = shard.folder / shard_files(shard.record.number)["values"]
                 self._stretches.append(Stretch(path, start, shard.rows * self._row_bytes))
                 self._sizes.append(values_size(part.manifest.sites, shard.rows))
-        self._tried, self._together = False, None
 
     def find(self, rows: np.ndarray) -> Mapped | None:
         """Where rows lie in the map, checked. None: half of them or more are not in the page cache.
@@ -90,8 +90,6 @@ class CachedRows:
         """
         if not hasattr(os, "RWF_NOWAIT"):
             return None
-        if not self._tried:
-            self._tried, self._together = True, Together.of(self._stretches, self._row_bytes)
         if self._together is None:
             return None
         numbers, there = np.zeros(len(rows), np.int64), np.zeros(len(rows), bool)
@@ -108,6 +106,11 @@ class CachedRows:
             return None
         values = self._together.rows.view(self._integer)
         return Mapped(values, numbers, there, tuple(files))
+
+    @cached_property
+    def _together(self) -> Together | None:
+        """Made when rows are first asked for."""
+        return Together.of(self._stretches, self._row_bytes)
 
     def _is_cached(self, number: int, rows: np.ndarray) -> bool:
         """Whether some of the rows of a shard can be read without waiting for the disk (Linux can tell)."""

@@ -4,8 +4,7 @@ A slab is memory for a few neighbouring batches. A batch is a tensor over a stre
 alive, as does every view of the batch, every numpy array made from it and whatever autograd saved of it. When the
 last of them is gone the memory goes back to the pool; until then nothing is written into it.
 
-Slabs are stretches of one arena, so that rows of any of them are placed by one call of numpy. Where more slabs are
-held than the arena has, the others have memory of their own.
+Slabs are stretches of one arena. Where more slabs are held than the arena has, the others have memory of their own.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_INTEGER = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
+from workbench.store.raw import integer_type
 
 
 class Slab:
@@ -29,15 +28,11 @@ class Slab:
 
     Attributes:
         rows: [row, value] the memory as integers of the dtype's width (numpy knows no bfloat16).
-        arena, start: `rows` are the rows from `start` on of this larger array.
     """
 
-    def __init__(
-        self, rows: np.ndarray, arena: np.ndarray, start: int, shape: tuple[int, ...], dtype: torch.dtype
-    ) -> None:
+    def __init__(self, rows: np.ndarray, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         """Made by `SlabPool`."""
-        self.rows, self.arena, self.start = rows, arena, start
-        self._shape, self._dtype = shape, dtype
+        self.rows, self._shape, self._dtype = rows, shape, dtype
 
     def batch(self, first: int, n: int) -> Tensor:
         """[n, ...] rows `first` to `first + n` (exclusive), without a copy, in a torch storage of just their size."""
@@ -69,7 +64,7 @@ class SlabPool:
 
         Not to be called by two threads at once. It may be let go by any.
         """
-        width, integer = prod(self._shape), _INTEGER[self._dtype.itemsize]
+        width, integer = prod(self._shape), integer_type(self._dtype)
         slab_bytes = self.rows * width * self._dtype.itemsize
         if self._arena is None:
             self._arena = _Arena(self._n_kept, slab_bytes)
@@ -82,7 +77,7 @@ class SlabPool:
         root = np.frombuffer(arena[start : start + self.rows].data.cast("B"), integer)
         if number is not None:
             weakref.finalize(root, self._arena.take_back, number).atexit = False
-        return Slab(root.reshape(-1, width), arena, start, self._shape, self._dtype)
+        return Slab(root.reshape(-1, width), self._shape, self._dtype)
 
     def close(self) -> None:
         """Free the memory, that of slabs in use when nobody holds them any more."""

@@ -17,7 +17,7 @@ import torch
 
 from workbench.store.cached import CachedRows, Mapped
 from workbench.store.order import ShuffleOrder
-from workbench.store.raw import as_integers
+from workbench.store.raw import as_integers, take_rows
 from workbench.store.site_array import SiteArray
 
 STEP_BYTES = 4 << 20
@@ -54,8 +54,7 @@ class Window:
     def gather(self, first: int, out: np.ndarray) -> None:
         """Fill `out` with the window's rows from its `first`-th on (from 0)."""
         last = first + len(out)
-        # "clip" because "raise" would go through a copy of `out`; nothing is clipped.
-        np.take(self.values, self.chosen[first:last], axis=0, out=out, mode="clip")
+        take_rows(self.values, self.chosen[first:last], out)
         a, b = np.searchsorted(self.places, [first, last])
         if a < b:
             out[self.places[a:b] - first] = self.others[self.which[a:b]]
@@ -164,23 +163,30 @@ class Windows:
         if self._order.n_windows == 1:
             if self._all is None:
                 self._all = self._read(rows)
-            return Window(first, last, self._all, order, self._all, none, none)
+            return Window(
+                first=first,
+                last=last,
+                values=self._all,
+                chosen=order,
+                others=self._all,
+                places=none,
+                which=none,
+            )
         mapped = self._cached.find(rows)
         if mapped is None:
             memory = self._read(rows)
-            return Window(first, last, memory, order, memory, none, none, own=(memory,))
-        chosen = mapped.numbers[order]
-        missing = ~mapped.there
-        if not missing.any():
             return Window(
-                first, last, mapped.values, chosen, mapped.values, none, none, (), rows[order], mapped
-            )
-        memory = self._read(rows[missing])
+                first=first, last=last, values=memory, chosen=order, others=memory, places=none, which=none,
+                own=(memory,),
+            )  # fmt: skip
+        missing = ~mapped.there
+        own = (self._read(rows[missing]),) if missing.any() else ()
         places = np.flatnonzero(missing[order])
-        which = (np.cumsum(missing) - 1)[order[places]]
         return Window(
-            first, last, mapped.values, chosen, memory, places, which, (memory,), rows[order], mapped
-        )
+            first=first, last=last, values=mapped.values, chosen=mapped.numbers[order],
+            others=own[0] if own else mapped.values, places=places,
+            which=(np.cumsum(missing) - 1)[order[places]], own=own, rows=rows[order], mapped=mapped,
+        )  # fmt: skip
 
     def _read(self, rows: np.ndarray) -> np.ndarray:
         """[row, value] rows as integers, in memory that was used before where there is any."""

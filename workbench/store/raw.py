@@ -56,10 +56,15 @@ def _widen(source: np.ndarray, out: np.ndarray) -> None:
         np.left_shift(here, 16, out=here)
 
 
-def gather_rows(source: Tensor, rows: np.ndarray, out: Tensor) -> None:
+def take_rows(source: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
     """`out[:] = source[rows]` for rows that exist; `out` is contiguous and of the same dtype."""
     # "clip" because "raise" would go through a copy of `out`; nothing is clipped.
-    np.take(as_integers(source), rows, axis=0, out=as_integers(out), mode="clip")
+    np.take(source, rows, axis=0, out=out, mode="clip")
+
+
+def gather_rows(source: Tensor, rows: np.ndarray, out: Tensor) -> None:
+    """The same for tensors."""
+    take_rows(as_integers(source), rows, as_integers(out))
 
 
 def not_finite_rows(rows: Tensor) -> int:
