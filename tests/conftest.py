@@ -7,8 +7,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import tiny
+from hypothesis import settings
 
 from workbench.model.language_model import LanguageModel
+
+# `make test` draws the same examples every time, so that it tells what the code does; `make test-all` looks for new ones.
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "explore"))
 
 
 @pytest.fixture(params=tiny.FAMILIES)
