@@ -6,6 +6,7 @@ positions means the same with and without a KV cache, and with padding on either
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +26,11 @@ class PositionTracker:
         self.real: Tensor | None = None
         self.call = -1
 
-    def before_forward(self, _module: Any, args: Any, kwargs: Any) -> None:
+    def before_forward(self, module: Any, args: Any, kwargs: Any) -> None:
         """Forward pre-hook of the whole model."""
+        if args:  # a mask may come without its name
+            bound = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
+            kwargs = {**bound.pop("kwargs", {}), **bound}
         tokens = kwargs.get("input_ids")
         if tokens is None:
             tokens = kwargs.get("inputs_embeds", args[0] if args else None)

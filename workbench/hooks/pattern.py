@@ -65,7 +65,9 @@ class PatternTap:
         }
         for config in configs.values():
             original = getattr(config, "_attn_implementation_internal", None)
-            if not isinstance(original, str):
+            if not isinstance(original, str) or original.startswith(
+                _PREFIX
+            ):  # on already, by a session around this
                 continue
             _register(original)
             self._restore.append((config, original))

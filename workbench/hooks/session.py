@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from workbench.errors import HookError
@@ -104,7 +105,12 @@ class HookSession:
 
     def calls(self, site: str) -> list[Tensor]:
         """The activations read at `site`, one for each call of the model (generation makes many)."""
-        name = site if site in self._values else self.model.resolve(site)[0].name
+        found = [site] if site in self._values else [s.name for s in self.model.resolve(site)]
+        if len(found) > 1:
+            raise HookError(
+                f"{site!r} stands for {len(found)} sites ({found[0]}, {found[1]}, …): give one of them."
+            )
+        (name,) = found
         if name not in self._values:
             raise HookError(f"Site {name!r} was not asked for; this session reads {list(self._values)}.")
         return self._values[name]
@@ -180,8 +186,12 @@ class HookSession:
             whole = output_tensor(output, tap.site.name)
             if tap.site.where == "mid":
                 before = self._block_inputs[tap.site.layer]  # type: ignore[index]
-                mid = self._apply(tap, before + whole)
-                new = None if mid is None else mid - before
+                mid = before + whole
+                edited = self._apply(tap, mid)
+                new = None if edited is None else edited - before
+                if new is not None and not new.requires_grad:
+                    # What was left alone stays as it is, bit for bit: (before + whole) - before is rounded.
+                    new = torch.where(edited == mid, whole, new)
             else:
                 new = self._apply(tap, whole)
             return None if new is None else replace_output(output, new)
