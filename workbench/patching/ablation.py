@@ -105,6 +105,8 @@ def ablate(
     found = _block_sites(model, sites)
     chosen_heads = _heads(found, heads)
     batches = [model.batch(prompt) for prompt in as_list(prompts)]
+    if not batches:
+        raise PromptError("No prompts were given: give at least one.")
     others = batches if reference is None else [model.batch(prompt) for prompt in as_list(reference)]
     if reference is None and len(batches) == 1 and how in ("mean", "resample"):
         raise DataError(f"how={how!r} over the one prompt itself changes nothing: give reference prompts.")
@@ -127,9 +129,8 @@ def ablate(
         entries = []
         for wrong in (False, True) if control else (False,):
             for c, (site, head) in enumerate(cells):
-                rng = np.random.default_rng([seed, i, c, wrong])
                 new = taken[site.name] if drawn else _put_in(moments.get(site.name), how, replay.length)
-                edit = _edit(new, how, at, start, head, rng, wrong)
+                edit = _edit(new, how, at, start, head, [seed, i, c, wrong], wrong)
                 entries.append(_entry(replay, site, edit, start))
         row = np.empty(len(entries))
         for part, logits in replay.logits_in_parts(entries, start, tokens_per_call=tokens_per_call):
@@ -257,13 +258,14 @@ def _put_in(moments: tuple[Tensor, Tensor] | None, how: str, length: int) -> Ten
 
 
 def _edit(
-    new: Tensor, how: str, at: list[int], start: int, head: int | None, rng: np.random.Generator, wrong: bool
+    new: Tensor, how: str, at: list[int], start: int, head: int | None, seed: list[int], wrong: bool
 ) -> EditFunction:  # fmt: skip
+    """Draws the same each time it is called, as rows are run again where memory was full."""
     here = [p - start for p in at]
     where = (here,) if head is None else (here, head)
 
     def edit(activation: Tensor) -> Tensor:
-        old = activation[where]
+        old, rng = activation[where], np.random.default_rng(seed)
         put = new.reshape(-1, *[1] * (activation.ndim - 1)) if new.ndim == 1 else new
         put = put.to(old).expand(len(new), *activation.shape[1:])[at if head is None else (at, head)]
         change = put * _normal(rng, old) if how == "noise" else put - old

@@ -11,6 +11,9 @@ position 0 instead: p'[q, 0] = p[q, 0] + Σ_{j in B(q)} p[q, j].
 
     effect = metric(knocked out) - metric(base)          below 0 where the blocked edges help the metric
 
+An edge is one that some layer of the window has: with a sliding window of attention a query does not see all keys
+before it. What it sees is read from the base run (keys with attention above 0 in some head).
+
 Control: in each prompt as many other edges of the same queries, drawn by a seed from the keys that query may look at
 and that are not blocked. Where a query has fewer of those all of them are taken; `n_control_edges` says how many.
 
@@ -29,7 +32,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from workbench.errors import DataError, ModelError, PositionError
+from workbench.errors import DataError, ModelError, PositionError, PromptError
 from workbench.model.language_model import LanguageModel
 from workbench.model.tokens import Prompt, TokenBatch, as_list
 from workbench.patching.effects import effect_variables, resolved_metrics, strongest
@@ -125,8 +128,8 @@ def knockout(
 
     Returns:
         A `Result` of kind `knockout`: dims `prompt` and `window` (coords `first_layer`, `last_layer`); variables
-        `metric`, `effect`, `control_effect`, `base_metric`, `n_edges`, `n_control_edges`, and over prompts
-        `mean_effect`, `stderr`, `effect_low`, `effect_high` (95 % bootstrap) and the same of the control.
+        `metric`, `effect`, `control_effect`, `base_metric`, `n_edges`, `n_control_edges` (prompt, window), and over
+        prompts `mean_effect`, `stderr`, `effect_low`, `effect_high` (95 % bootstrap) and the same of the control.
 
     Raises:
         PositionError: a position outside a prompt, no edge to block, or a query of which nothing would be left.
@@ -140,26 +143,42 @@ def knockout(
     """
     progress, started = progress or Silent(), time.perf_counter()
     batches = [model.batch(prompt) for prompt in as_list(prompts)]
+    if not batches:
+        raise PromptError("No prompts were given: give at least one.")
     functions, metric_name = resolved_metrics(model, metric, len(batches))
     windows = _windows(layers, window, model.n_layers)
     if heads is not None and (not len(heads) or not all(0 <= h < model.n_heads for h in heads)):
         raise DataError(f"Heads {list(heads)} were asked for, but {model.name} has 0–{model.n_heads - 1}.")
     asks = positions_of(queries, batches, "queries")
     gives = positions_of(keys, batches, "keys")
-    edges = [_edges(*item, to_bos or not renormalise) for item in zip(asks, gives, batches, strict=True)]
-    others = [_other_edges(e, np.random.default_rng([seed, i]), to_bos) for i, e in enumerate(edges)]
+    edges = [_edges(*item) for item in zip(asks, gives, batches, strict=True)]
     where = torch.zeros(model.n_heads, 1, 1, dtype=torch.bool)
     where[list(range(model.n_heads)) if heads is None else list(heads)] = True
 
-    base, values = [], []
+    base, values, counts = [], [], []
+    patterns = [f"blocks.{i}.attn.hook_pattern" for i in sorted({i for some in windows for i in some})]
     progress.stage("attention knock-out", len(batches))
     for i, batch in enumerate(batches):
-        replay = Replay(model, batch)
+        replay = Replay(model, batch, read=patterns)
+        seen = {int(n.split(".")[1]): (replay.activations[n] > 0).any(0).cpu() for n in patterns}
         start = replay.starts(min(asks[i]))
+        blocked, others = [], []
+        for chosen in windows:
+            visible = torch.stack([seen[layer] for layer in chosen])
+            blocked.append(edges[i] & visible.any(0))
+            if not (to_bos or not renormalise):
+                _something_left(blocked[-1], visible, batch)
+            others.append(_other_edges(blocked[-1], visible.any(0), np.random.default_rng([seed, i]), to_bos))
+        if not any(bool(edge.any()) for edge in blocked):
+            raise PositionError(
+                f"No edge to block in prompt {i}: in no layer do the queries {asks[i]} see the keys {gives[i]} "
+                "(a sliding window of attention?). Give keys nearer to the queries, or other layers."
+            )
+        counts.append([[int(edge.sum()) for edge in some] for some in (blocked, others)])
         entries = [
             _entry(replay, chosen, edge[start:] & where, start, renormalise, to_bos)
-            for edge in ([edges[i], others[i]] if control else [edges[i]])
-            for chosen in windows
+            for some in ([blocked, others] if control else [blocked])
+            for edge, chosen in zip(some, windows, strict=True)
         ]
         row = np.empty(len(entries))
         for part, logits in replay.logits_in_parts(entries, start, tokens_per_call=tokens_per_call):
@@ -172,9 +191,10 @@ def knockout(
     variables = effect_variables(
         np.array(base), stacked[:, 0], stacked[:, 1] if control else None, ("window",), metric_name, seed
     )
-    variables["n_edges"] = array(("prompt",), [int(e.sum()) for e in edges])
+    n_edges = np.array(counts)
+    variables["n_edges"] = array(("prompt", "window"), n_edges[:, 0])
     if control:
-        variables["n_control_edges"] = array(("prompt",), [int(e.sum()) for e in others])
+        variables["n_control_edges"] = array(("prompt", "window"), n_edges[:, 1])
     data = xr.Dataset(
         variables,
         coords={
@@ -197,7 +217,7 @@ def knockout(
     summary = {
         "base_metric": round(float(np.mean(base)), 4),
         "n_prompts": len(batches),
-        "n_edges": int(data["n_edges"].sum()),
+        "n_edges": int(data["n_edges"].max("window").sum()),
         "strongest": strongest(data, {"first_layer": "window", "last_layer": "window"}),
     }
     ids = [batch.ids[0].tolist() for batch in batches]
@@ -229,23 +249,22 @@ def _windows(layers: Literal["windows"] | Sequence[Sequence[int]], window: int, 
         if not 1 <= window <= n:
             raise DataError(f"A window of {window} layers does not fit a model of {n}: give 1 to {n}.")
         return [list(range(first, first + window)) for first in range(n - window + 1)]
+    if any(isinstance(some, (int, np.integer)) for some in layers):
+        raise DataError(
+            f"layers {list(layers)} are numbers: give lists of layers, one cell each, such as [[0, 1]]."
+        )
     chosen = [sorted({int(i) for i in some}) for some in layers]
     if not chosen or not all(some and some[0] >= 0 and some[-1] < n for some in chosen):
         raise DataError(f"layers {chosen} cannot be blocked: give lists of layers, each from 0 to {n - 1}.")
     return chosen
 
 
-def _edges(asks: list[int], gives: list[int], batch: TokenBatch, may_be_empty: bool) -> Tensor:
+def _edges(asks: list[int], gives: list[int], batch: TokenBatch) -> Tensor:
     """[query, key] of the whole prompt, True at what is blocked."""
     length = batch.lengths[0]
     blocked = torch.zeros(length, length, dtype=torch.bool)
     for query in asks:
         blocked[query, [key for key in gives if key <= query]] = True
-        if not may_be_empty and blocked[query, : query + 1].all():
-            raise PositionError(
-                f"Query {query} ({batch.tokens[0][query]!r}) has nothing left to attend to: all keys up to it are "
-                "blocked. Block fewer keys, or send the weight to position 0 with to_bos=True."
-            )
     if not blocked.any():
         raise PositionError(
             f"No edge to block: none of the keys {gives} is at or before one of the queries {asks}. Attention looks "
@@ -254,10 +273,23 @@ def _edges(asks: list[int], gives: list[int], batch: TokenBatch, may_be_empty: b
     return blocked
 
 
-def _other_edges(blocked: Tensor, rng: np.random.Generator, to_bos: bool) -> Tensor:
+def _something_left(blocked: Tensor, visible: Tensor, batch: TokenBatch) -> None:
+    """Raise where a layer ([layer, query, key] of `visible`) would be left with nothing for a query."""
+    gone = blocked.any(-1) & ~(visible & ~blocked).any(-1)
+    if gone.any():
+        query = int(gone.nonzero()[0, -1])
+        raise PositionError(
+            f"Query {query} ({batch.tokens[0][query]!r}) has nothing left to attend to: all keys up to it that it sees "
+            "are blocked. Block fewer keys, or send the weight to position 0 with to_bos=True."
+        )
+
+
+def _other_edges(blocked: Tensor, visible: Tensor, rng: np.random.Generator, to_bos: bool) -> Tensor:
+    """As many other edges of the same queries, as far as they have any."""
     chosen = torch.zeros_like(blocked)
     for query in blocked.any(-1).nonzero().flatten().tolist():
-        free = [k for k in range(int(to_bos), query + 1) if not blocked[query, k]]
+        free = (visible[query] & ~blocked[query]).nonzero().flatten().tolist()
+        free = [key for key in free if key or not to_bos]
         n = min(len(free), int(blocked[query].sum()))
         chosen[query, rng.choice(free, n, replace=False).astype(int) if n else []] = True
     return chosen

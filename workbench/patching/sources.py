@@ -71,14 +71,20 @@ class PutIn:
         runs: the source runs.
         source: see the module's text.
         rng: for the order of `resample` and the noise.
+        kind: what is patched.
 
     Raises:
-        PromptError: an unknown source, one that needs several pairs, or whose runs have different lengths.
+        PromptError: an unknown source, one that needs several pairs, whose runs have different lengths, or noise for
+            attention patterns.
     """
 
-    def __init__(self, runs: Reader, source: str, rng: np.random.Generator) -> None:
+    def __init__(self, runs: Reader, source: str, rng: np.random.Generator, kind: str = "") -> None:
         if source not in SOURCES:
             raise PromptError(f"source {source!r} is not known: give one of {', '.join(SOURCES)}.")
+        if source == "noise" and kind == "pattern":
+            raise PromptError(
+                "Noise is no attention: its rows do not sum to 1. Give source 'mean' or 'resample' for patterns."
+            )
         if source not in ("run", "zero"):
             if len(runs) < 2:
                 raise PromptError(
@@ -97,6 +103,21 @@ class PutIn:
         self._generator = (
             torch.Generator().manual_seed(int(rng.integers(2**31))) if source == "noise" else None
         )
+
+    @property
+    def control(self) -> str:
+        """Whose run the control of several pairs is."""
+        return "the next pair's run" + (", or the one after it" if self._order is not None else "")
+
+    def of(self, i: int) -> int | None:
+        """The pair whose run is put in for pair i, where it is another one's."""
+        return None if self._order is None else int(self._order[i])
+
+    def other_than(self, i: int) -> int:
+        """The next pair whose run is neither of pair i nor put in for it, as far as there is one."""
+        n = len(self._runs)
+        after = [(i + k) % n for k in range(1, n)] or [i]
+        return next((j for j in after if j != self.of(i)), after[0])
 
     def __getitem__(self, i: int) -> Activations:
         """Site -> what is put in, for pair i. Noise is drawn anew: ask once for each pair, in order."""

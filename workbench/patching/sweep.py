@@ -12,7 +12,8 @@ A patch that puts in, bit for bit, what is there already (both prompts begin ali
 its metric is the base run's. `data.attrs["unchanged"]` says how many cells that was.
 
 Control (wrong source): the same patches with an activation that should not help. With several pairs it comes
-from the next pair's source run; with one pair from another position of the source run (a seeded derangement).
+from the next pair's source run (the one after it where `resample` puts that in already); with one pair, or two that are
+resampled, from other positions of the run that is put in (a seeded derangement).
 With several pairs the mean effect carries its standard error, a 95 % bootstrap interval over pairs, and the p-value of
 a permutation test against the wrong-source patches.
 
@@ -118,7 +119,7 @@ def sweep(
     by_span = by == "span"
     pairs = Pairs.of(
         model, clean, corrupt, metric, direction,
-        alignment=alignment, one_grid=not by_span and kind not in (*HEADS, "neurons"),
+        alignment=alignment, one_grid=by == "head_position" or not (by_span or kind in (*HEADS, "neurons")),
     )  # fmt: skip
     chosen = check_layers(layers, model.n_layers, model.name)
     suffix = KINDS.get(kind, kind)
@@ -127,7 +128,7 @@ def sweep(
     sites = [s.name for s in model.resolve([f"blocks.{i}.{suffix}" for i in chosen])]
     runs = Reader(model, pairs.sources, sites, pairs.keep)
     rng = np.random.default_rng(seed)
-    put = PutIn(runs, source, rng)
+    put = PutIn(runs, source, rng, kind)
     like = runs[0][sites[0]]
     if by_span:
         same_spans(pairs)
@@ -151,11 +152,14 @@ def sweep(
                 own, taken = replay.activations, runs[i]
                 function = pairs.function(i, taken["logits"], replay.end_logits(pairs.keep))
                 ends.append(_two(function, taken["logits"], replay.end_logits(pairs.keep)))
-                sources = [pairs.moved(i, put[i], own)]
+                kept.same_metric(i, ends[-1])
+                sources = [pairs.moved(i, put[i], own, put.of(i))]
                 if control:
-                    other = (i + 1) % len(pairs)
+                    other = put.other_than(i)
                     wrong = pairs.moved(i, runs[other], own, other)
-                    sources.append(wrong if len(pairs) > 1 else deranged(wrong, rng, kind))
+                    sources.append(
+                        deranged(wrong, rng, kind) if put.of(i) == other or len(pairs) == 1 else wrong
+                    )
                 grids.append(
                     Grid(
                         replay,
@@ -177,7 +181,8 @@ def sweep(
         for i in range(len(pairs)):
             values[i][..., sorted(set(range(values.shape[-1])) - set(pairs.aligned(i)))] = np.nan
     n_unchanged = sum(grid.left_out for grid in done)
-    control_kind = "the next pair's run" if len(pairs) > 1 else "the same run at deranged positions"
+    alone = len(pairs) == 1 or (source == "resample" and len(pairs) == 2)
+    control_kind = "the same run at deranged positions" if alone else put.control
     return Outcome(
         pairs=pairs,
         layers=chosen,

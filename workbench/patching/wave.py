@@ -17,7 +17,7 @@ from torch import Tensor
 from workbench.errors import HookError
 from workbench.hooks.session import EditFunction
 from workbench.hooks.tensors import output_tensor, replace_first
-from workbench.patching.recording import Recording
+from workbench.patching.recording import Call, Recording
 
 TOKENS_PER_CALL = 4096
 
@@ -129,7 +129,7 @@ def climb(
 
     def block(layer: int) -> Tensor:
         called = first.call(layer, start, None if which is None else (runs, which[:joined]))
-        args, kwargs = replace_first(*called, hidden)
+        args, kwargs = replace_first(*_for_rows(called, len(hidden)), hidden)
         return output_tensor(model.block(layer)(*args, **kwargs), f"blocks.{layer}.hook_resid_post")
 
     for layer in range(lowest, upto + 1):
@@ -148,6 +148,15 @@ def climb(
         else:
             hidden = block(layer)
     return hidden, order, values
+
+
+def _for_rows(call: Call, n: int) -> Call:
+    """The call of a block with what has an axis of rows times heads (BLOOM's slopes) for n rows."""
+    args, kwargs = call
+    slopes = kwargs.get("alibi")
+    if isinstance(slopes, Tensor) and slopes.ndim == 3:
+        kwargs = {**kwargs, "alibi": slopes.repeat(n, 1, 1)}
+    return args, kwargs
 
 
 def block_of(site: str) -> int:

@@ -59,7 +59,7 @@ class Site:
         heads: number of heads the last dimension is split into, or 0.
         columns: columns of a fused output that belong to the site, or empty.
         dims: names of the tensor's dimensions.
-        flat: the module works on [batch * position, d] (OPT's MLP).
+        flat: the module works on [batch * position, d] (OPT's MLP), or may (experts).
     """
 
     name: str
@@ -202,7 +202,8 @@ class Catalog:
                 post = paths.get("block.ln2_post") or paths.get("block.mlp") or mlp_out
                 if post is None:
                     return "TransformerLens names no MLP in its blocks"
-                return post, "output", {"flat": flat and "block.ln2_post" not in paths}
+                # Some modules of experts (Llama 4's) give [batch * position, d], too.
+                return post, "output", {"flat": (flat or moe) and "block.ln2_post" not in paths}
             case "attn.hook_q" | "attn.hook_k" | "attn.hook_v":
                 return self._projection(part[-1])
             case "attn.hook_z":
