@@ -9,7 +9,7 @@ import torch
 from conftest import hooks_left, tiny_model
 
 import workbench as wb
-from workbench.errors import HookError, MetricError, ModelError, PromptError, SiteError
+from workbench.errors import DataError, HookError, MetricError, ModelError, PromptError, SiteError
 from workbench.patching.attribution import ATTRIBUTED, attribution
 from workbench.patching.edge_attribution import edges
 from workbench.patching.gradients import Forward, integrated
@@ -338,7 +338,7 @@ def test_what_cannot_be_is_an_error(llama):
         attribution(llama, CLEAN, CORRUPT, METRIC, integrate=2.5)
     with pytest.raises(MetricError, match="2 metrics were given for 1"):
         attribution(llama, CLEAN, CORRUPT, [METRIC, METRIC])
-    with pytest.raises(SiteError, match="blocks 0–2"):
+    with pytest.raises(DataError, match="blocks 0–2"):
         attribution(llama, CLEAN, CORRUPT, METRIC, layers=[3])
     assert hooks_left(llama) == 0
 

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
+import workbench as wb
 from workbench.errors import MetricError, PositionError, PromptError
 from workbench.model.language_model import LanguageModel
-from workbench.model.tokens import from_ids, resolve_positions
+from workbench.model.tokens import as_list, from_ids, resolve_positions
 
 
 def with_bos(family: str = "llama") -> LanguageModel:
@@ -112,3 +113,10 @@ def test_padding_on_either_side_leaves_the_logits(model, side):
     for i, row in enumerate(rows):
         alone = model.forward(from_ids(model, [row])).logits[0]
         assert torch.allclose(together[i, batch.columns(i, range(len(row)))], alone, atol=1e-4)
+
+
+def test_a_tensor_of_two_axes_is_one_prompt_a_row(llama):
+    rows = torch.tensor([[5, 6, 7], [8, 9, 10]])
+    assert llama.batch(as_list(rows)).ids.tolist() == rows.tolist()
+    assert [p.tolist() for p in as_list(torch.tensor([5, 6]))] == [[5, 6]]
+    assert wb.steering.generate(llama, rows, max_new_tokens=1).prompts == ((5, 6, 7), (8, 9, 10))

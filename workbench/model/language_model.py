@@ -7,9 +7,10 @@ sites, hooks, and the way from a residual stream to logits.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -134,16 +135,25 @@ class LanguageModel:
         """Prompts as one padded batch with absolute positions."""
         return tokens.batch(self, prompts, side=side)
 
-    def token_id(self, text: str | int) -> int:
+    def token_id(self, text: str | SupportsIndex) -> int:
         """The id of a text that is exactly one token (mind the leading space).
 
         Raises:
-            MetricError: the text is several tokens; the message lists them.
+            MetricError: the text is several tokens (the message lists them), the id is none of the model's, or there
+                is no tokenizer for a text.
         """
-        if isinstance(text, int):
-            if not 0 <= text < self.vocab_size:
-                raise MetricError(f"Token id {text} is outside 0–{self.vocab_size - 1} of {self.name}.")
-            return text
+        if not isinstance(text, str):
+            try:
+                number = operator.index(text)
+            except TypeError as error:
+                raise MetricError(
+                    f"{text!r} is no token: give a text of one token, or a token id."
+                ) from error
+            if not 0 <= number < self.vocab_size:
+                raise MetricError(f"Token id {number} is outside 0–{self.vocab_size - 1} of {self.name}.")
+            return number
+        if self.tokenizer is None:
+            raise MetricError(f"{text!r} is text, but {self.name} has no tokenizer: give token ids.")
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             pieces = [self.tokenizer.decode([i]) for i in ids]

@@ -8,10 +8,12 @@ the chat template already carries is never added a second time.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,6 +72,19 @@ class TokenBatch:
         """
         return resolve_positions(positions, self.lengths[row], self.tokens[row])
 
+    def resolve_one(self, row: int, position: int | Sequence[int], name: str = "The position") -> int:
+        """The one absolute position that was asked for in prompt `row` (an index, or a list of one).
+
+        Raises:
+            PositionError: outside the prompt, or several.
+        """
+        found = self.resolve(row, position)
+        if len(found) != 1:
+            raise PositionError(
+                f"{name} is {position!r}, which is {len(found)} positions: give exactly one index of the prompt."
+            )
+        return found[0]
+
 
 def resolve_positions(positions: Positions, length: int, tokens: Sequence[str] = ()) -> list[int]:
     """Absolute positions in a prompt of `length` tokens. Raises `PositionError` for one that is outside."""
@@ -77,12 +92,9 @@ def resolve_positions(positions: Positions, length: int, tokens: Sequence[str] =
         if positions != "all":
             raise PositionError(f"Positions {positions!r} are not known: give 'all', an index, or a list.")
         return list(range(length))
-    if isinstance(positions, (bool, float)):
-        raise PositionError(f"Position {positions!r} is not a whole number.")
-    try:
-        wanted = [operator.index(positions)]  # type: ignore[arg-type]
-    except TypeError:
-        wanted = [operator.index(p) for p in positions]  # type: ignore[union-attr]
+    given: Any = positions
+    many = isinstance(given, Iterable) and getattr(given, "ndim", 1) > 0
+    wanted = [_index(p) for p in (given if many else [given])]
     if not wanted:
         raise PositionError("No positions were asked for: give 'all', an index such as -1, or a list.")
     for position in wanted:
@@ -95,14 +107,35 @@ def resolve_positions(positions: Positions, length: int, tokens: Sequence[str] =
     return [p % length for p in wanted]
 
 
+def _index(position: Any) -> int:
+    try:
+        if not isinstance(position, bool):
+            return operator.index(position)
+    except TypeError:
+        pass
+    raise PositionError(
+        f"Position {position!r} is not a whole number: give an index of the prompt, such as -1."
+    )
+
+
 def as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """One prompt or several -> a list of prompts."""
-    if isinstance(prompts, (str, Tensor)):
+    """One prompt or several -> a list of prompts; of a tensor [prompt, token] each row."""
+    if isinstance(prompts, Tensor):
+        return list(prompts) if prompts.ndim == 2 else [prompts]
+    if isinstance(prompts, str):
         return [prompts]
     items = list(prompts)
-    if items and isinstance(items[0], (int, dict)):
+    if items and isinstance(items[0], (Integral, dict)):
         return [items]  # type: ignore[list-item]  # one prompt: token ids, or the messages of a chat
     return items  # type: ignore[return-value]
+
+
+def at_least_one(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt or several -> a list of prompts. Raises `PromptError` where there are none."""
+    listed = as_list(prompts)
+    if not listed:
+        raise PromptError("No prompts were given: give at least one.")
+    return listed
 
 
 def encode(model: LanguageModel, prompt: Prompt, *, name: str = "The prompt") -> list[int]:
@@ -112,7 +145,7 @@ def encode(model: LanguageModel, prompt: Prompt, *, name: str = "The prompt") ->
         PromptError: empty, longer than the model's context, or of no known kind.
     """
     tokenizer = model.tokenizer
-    if isinstance(prompt, Tensor):
+    if isinstance(prompt, (Tensor, np.ndarray)):
         prompt = prompt.reshape(-1).tolist()
     if isinstance(prompt, str):
         if not prompt:
@@ -125,9 +158,9 @@ def encode(model: LanguageModel, prompt: Prompt, *, name: str = "The prompt") ->
                 f"{did_you_mean(unknown[0], tokenizer.get_vocab())}"
             )
         ids = list(tokenizer(prompt)["input_ids"])
-    elif prompt and all(isinstance(item, int) for item in prompt):
-        ids = list(prompt)
-        outside = [i for i in ids if not 0 <= i < model.vocab_size]  # type: ignore[operator]
+    elif prompt and all(isinstance(item, Integral) for item in prompt):
+        ids = [int(i) for i in prompt]  # type: ignore[arg-type]
+        outside = [i for i in ids if not 0 <= i < model.vocab_size]
         if outside:
             raise PromptError(
                 f"{name} has token id {outside[0]}, but {model.name} has ids 0–{model.vocab_size - 1}."
@@ -149,7 +182,7 @@ def encode(model: LanguageModel, prompt: Prompt, *, name: str = "The prompt") ->
             f"{name} has {len(ids)} tokens, but {model.name} reads at most {model.context_length}. Shorten it "
             "or split it; nothing is cut off silently."
         )
-    return ids  # type: ignore[return-value]
+    return ids
 
 
 def _unknown_words(tokenizer: Any, text: str) -> list[str]:
@@ -165,7 +198,7 @@ def _unknown_words(tokenizer: Any, text: str) -> list[str]:
 
 
 def _is_ids(prompt: Any) -> bool:
-    return not isinstance(prompt, str) and isinstance(prompt[0], int)
+    return not isinstance(prompt, str) and isinstance(prompt[0], Integral)
 
 
 def _encode_chat(model: LanguageModel, messages: Any, name: str) -> list[int]:
@@ -199,9 +232,7 @@ def batch(
     model: LanguageModel, prompts: Prompt | Sequence[Prompt], *, side: Literal["left", "right"] = "right"
 ) -> TokenBatch:
     """Encode and pad prompts. Raises `PromptError` naming the prompt that cannot be used."""
-    listed = as_list(prompts)
-    if not listed:
-        raise PromptError("No prompts were given: give at least one.")
+    listed = at_least_one(prompts)
     many = len(listed) > 1
     rows = [
         encode(model, prompt, name=f"Prompt {i}" if many else "The prompt") for i, prompt in enumerate(listed)

@@ -14,9 +14,11 @@ no group correspond to nothing: no patch is made there, and the grid has NaN.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from numbers import Integral
 from typing import Literal
 
 from workbench.errors import PromptError
@@ -163,13 +165,16 @@ def align(model: LanguageModel, clean: Prompt, corrupt: Prompt) -> Alignment:
 
 def _is_two(given: object) -> bool:
     """Whether a value gives both prompts' spans (two texts, or two pairs of numbers, or one of each)."""
-    return isinstance(given, tuple) and len(given) == 2 and not all(isinstance(x, int) for x in given)
+    return isinstance(given, tuple) and len(given) == 2 and not all(isinstance(x, Integral) for x in given)
 
 
 def _positions(model: LanguageModel, prompt: Prompt, span: Span, what: str) -> list[int]:
     ids = model.encode(prompt)
     if not isinstance(span, str):
-        start, end = span
+        try:
+            start, end = (operator.index(at) for at in span)
+        except (TypeError, ValueError) as error:
+            raise PromptError(f"{what} is {span!r}: give a text, or (start, end) positions.") from error
         if not 0 <= start < end <= len(ids):
             raise PromptError(
                 f"{what} is [{start}, {end}), but the prompt has {len(ids)} tokens: expected 0 <= start < end <= that."

@@ -160,7 +160,8 @@ def search(
         None where no cell keeps enough.
 
     Raises:
-        DataError, PromptError, MetricError: as `all_for_one`; fewer than two answered prompts.
+        DataError, PromptError, MetricError: as `all_for_one`; waits or peeks that are empty, a peek that fits no wait;
+            fewer than two answered prompts.
 
     Example:
         >>> search(model, ["1 + 2 =", "3 + 4 ="], ["3", "7"], reference=sums).summary["smallest"]
@@ -168,6 +169,12 @@ def search(
     progress, started = progress or Silent(), time.perf_counter()
     rows = sorted(set(range(model.n_layers + 1) if waits is None else waits))
     columns = sorted({0, *(range(model.n_layers + 1) if peeks is None else peeks)})
+    asked = [0] if peeks is None else sorted(set(peeks))  # all that fit, or these
+    if not rows or not asked or asked[-1] > model.n_layers - min(rows):
+        raise DataError(
+            f"waits {rows} and peeks {asked} have no cell, or a peek that fits none: give one or more of each, with "
+            f"wait + peek at most {model.n_layers}, the blocks of {model.name}."
+        )
     check_sizes(model, rows, [0], allowed)
     if not 0 <= keep <= 1 or columns[0] < 0:
         raise DataError(

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from numbers import Integral
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from workbench.errors import PromptError
 from workbench.model.language_model import LanguageModel
 from workbench.model.tokens import Prompt
 from workbench.patching.alignment import Alignment
-from workbench.patching.cells import HEADS, KINDS, By, Cells, Kind
+from workbench.patching.cells import HEADS, KINDS, By, Cells, Kind, check_layers
 from workbench.patching.first_order import Direction, Runs
 from workbench.patching.gradients import TOKENS_PER_BACKWARD, Activations, precise
 from workbench.patching.metrics import Metric, MetricFunction
@@ -59,7 +60,7 @@ def attribution(
     integrate: int = 0,
     recheck: int | Literal["all"] = 0,
     alignment: Alignment | Mapping[int, int] | Sequence[Alignment | Mapping[int, int]] | None = None,
-    layers: Sequence[int] | None = None,
+    layers: Sequence[int] | int | None = None,
     control: bool = True,
     seed: int = 0,
     tokens_per_backward: int = TOKENS_PER_BACKWARD,
@@ -80,7 +81,7 @@ def attribution(
             meets the same gradients.
         recheck: how many cells of each kind, the strongest ones, are patched exactly; or "all".
         alignment: which positions correspond where prompts differ in length, as in `sweep`.
-        layers: which blocks; all by default.
+        layers: which blocks (each once, in order); all by default.
         control: also estimate wrong-source patches, as in `sweep` (costs no pass).
         seed: for the control's derangement, the bootstrap and the permutations.
         tokens_per_backward: with `integrate`, tokens in one backward pass. Results do not depend on it.
@@ -97,6 +98,7 @@ def attribution(
         PromptError: prompts of different lengths, or a kind or `by` that cannot be.
         MetricError: a metric without gradient, or one that is equal in both runs of a pair.
         SiteError: this architecture does not have the site.
+        DataError: layers that do not exist.
 
     Example:
         >>> result = attribution(model, clean, corrupt, metric, kind=["z", "mlp_out"], recheck=10)
@@ -106,8 +108,7 @@ def attribution(
     kinds = [kind] if isinstance(kind, str) else list(dict.fromkeys(kind))
     _check(kinds, recheck)
     runs = Runs.to_expand(model, clean, corrupt, metric, direction, integrate, alignment)
-    n = model.n_layers
-    chosen = [i % n if -n <= i < n else i for i in (range(n) if layers is None else layers)]
+    chosen = check_layers(layers, model.n_layers, model.name)
     found = model.resolve([f"blocks.{i}.{KINDS[k]}" for k in kinds for i in chosen])
     order = {site.name: site for site in found}
     sites = {k: [order[name] for name in (f"blocks.{i}.{KINDS[k]}" for i in chosen)] for k in kinds}
@@ -155,13 +156,13 @@ def attribution(
     return _joined(results, fewer_kv=model.n_kv_heads < model.n_heads)
 
 
-def _check(kinds: Sequence[str], recheck: int | str) -> None:
+def _check(kinds: Sequence[str], recheck: Any) -> None:
     for kind in kinds or ("none",):
         if kind not in ATTRIBUTED:
             raise PromptError(
                 f"kind {kind!r} has no attribution: give one of {', '.join(ATTRIBUTED)}, or sweep it exactly."
             )
-    if recheck != "all" and (not isinstance(recheck, int) or recheck < 0):
+    if recheck != "all" and (not isinstance(recheck, Integral) or recheck < 0):
         raise PromptError(f"recheck is {recheck!r}; expected a number of cells, 0 or more, or 'all'.")
 
 
@@ -215,14 +216,15 @@ def _recheck(
             values, changed[k][i] = patched_metric(
                 replay, taken, own, of, cells[k], some, metric, keep=runs.keep
             )
-            exact[k][(i, *np.array(some).T)] = (values - ends[1]) / (ends[0] - ends[1])
+            at = np.array(some, int).reshape(-1, exact[k].ndim - 1)
+            exact[k][(i, *at.T)] = (values - ends[1]) / (ends[0] - ends[1])
         progress.advance()
     for k, result in results.items():
         dims = tuple(map(str, result.data["effect"].dims))
         label = f"{runs.direction} effect, patched exactly (NaN: not rechecked)"
         result.data["exact_effect"] = array(dims, exact[k], long_name=label)
         moved = [cell for cell, any_pair in zip(which[k], changed[k].any(0), strict=True) if any_pair]
-        at = (slice(None), *np.array(moved).reshape(-1, len(dims) - 1).T)
+        at = (slice(None), *np.array(moved, int).reshape(-1, len(dims) - 1).T)
         result.summary["recheck"] = {
             **agreement(result.data["effect"].values[at], exact[k][at], seed),
             "rechecked": f"{len(which[k])} of {result.data['mean_effect'].size} cells, of which "
@@ -246,7 +248,9 @@ def _joined(results: Mapping[str, Result], *, fewer_kv: bool) -> Result:
             data = data.rename(head="kv_head")
         parts.append(data)
         summary[k] = {
-            n: v for n, v in result.summary.items() if n in ("strongest", "control_largest", "recheck")
+            n: v
+            for n, v in result.summary.items()
+            if n in ("strongest", "note", "control_largest", "recheck")
         }
     data = xr.merge(parts, combine_attrs="override", compat="equals", join="exact")
     data.attrs["kind"] = ", ".join(results)

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -35,7 +36,7 @@ from torch import Tensor
 
 from workbench.errors import DataError, MetricError, PositionError, PromptError
 from workbench.model.language_model import LanguageModel
-from workbench.model.tokens import Prompt, TokenBatch, as_list
+from workbench.model.tokens import Prompt, TokenBatch, at_least_one
 from workbench.patching.cells import check_layers
 from workbench.patching.replay import TOKENS_PER_CALL, Entry, Replay
 from workbench.progress import Progress, Silent
@@ -56,7 +57,7 @@ def back_patch(
     answers: Answer | Sequence[Answer],
     *,
     positions: int | Sequence[int] | Literal["last"],
-    layers: Sequence[int] | None = None,
+    layers: Sequence[int] | int | None = None,
     seed: int = 0,
     control: bool = True,
     progress: Progress | None = None,
@@ -84,8 +85,9 @@ def back_patch(
         agree). `n` prompts per group. `pair_rate`, `control_pair_rate`, `forward_pair_rate` per group and pair.
 
     Raises:
-        PromptError: answers or positions that are not one per prompt, or prompts with which the control cannot be run.
-        PositionError: a position outside its prompt.
+        PromptError: no prompts, answers or positions that are not one per prompt, or prompts with which the control
+            cannot be run.
+        PositionError: a position outside its prompt, or several for one prompt.
         MetricError: an answer without tokens.
         DataError: layers that do not exist, or fewer than two.
 
@@ -96,7 +98,7 @@ def back_patch(
         >>> result.summary["first wrong"]
     """
     progress, started = progress or Silent(), time.perf_counter()
-    batches = [model.batch([prompt]) for prompt in as_list(prompts)]
+    batches = [model.batch([prompt]) for prompt in at_least_one(prompts)]
     expected = _answers(model, answers, len(batches))
     at = _positions(batches, positions)
     chosen = check_layers(layers, model.n_layers, model.name)
@@ -188,10 +190,12 @@ def _top_and_log_p(logits: Tensor, token: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _one_each(given: Any, n: int, what: str) -> list[Any]:
-    listed = [given] if isinstance(given, (str, int)) else list(given)
+    if given is None or isinstance(given, float):
+        raise PromptError(f"{given!r} was given for the {what}: give one for each of {n} prompts.")
+    listed = [given] if isinstance(given, (str, Integral)) else list(given)
     if len(listed) != n:
         raise PromptError(f"{len(listed)} {what} were given for {n} prompts: give one for each.")
-    return [int(one) if isinstance(one, np.integer) else one for one in listed]
+    return [int(one) if isinstance(one, Integral) else one for one in listed]
 
 
 def _answers(model: LanguageModel, answers: Answer | Sequence[Answer], n: int) -> list[tuple[int, ...]]:
@@ -214,11 +218,14 @@ def _positions(batches: Sequence[TokenBatch], positions: int | Sequence[int] | s
         raise PositionError(
             f"Positions {positions!r} are not known: give 'last', an index, or one per prompt."
         )
-    one = -1 if positions == "last" else positions
-    each = (
-        [one] * len(batches) if isinstance(one, (int, float)) else _one_each(one, len(batches), "positions")
+    one: Any = -1 if isinstance(positions, str) else positions
+    each: list[Any] = (
+        [one] * len(batches) if isinstance(one, Real) else _one_each(one, len(batches), "positions")
     )
-    return [batch.resolve(0, p)[0] for batch, p in zip(batches, each, strict=True)]
+    return [
+        batch.resolve_one(0, p, f"The position of prompt {i}")
+        for i, (batch, p) in enumerate(zip(batches, each, strict=True))
+    ]
 
 
 def _other_prompts(answers: Sequence[tuple[int, ...]], seed: int) -> np.ndarray:

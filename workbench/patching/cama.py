@@ -22,7 +22,7 @@ from torch import Tensor
 
 from workbench.errors import DataError, PromptError
 from workbench.model.language_model import LanguageModel
-from workbench.model.tokens import Prompt, as_list, token_texts
+from workbench.model.tokens import Prompt, at_least_one, token_texts
 from workbench.patching.replay import TOKENS_PER_CALL
 
 Sampler = Callable[[int, int, int, np.random.Generator], Sequence[Prompt]]
@@ -156,10 +156,7 @@ def same_shape(
     Raises:
         PromptError: another length or first token, or nothing behind it.
     """
-    listed = as_list(prompts)
-    if not listed:
-        raise PromptError("No prompts were given: give at least one.")
-    rows = [model.encode(prompt) for prompt in listed]
+    rows = [model.encode(prompt) for prompt in at_least_one(prompts)]
     expected = rows[0] if like is None else like[0].tolist()
     for i, row in enumerate(rows):
         if len(row) != len(expected) or len(row) < 2:

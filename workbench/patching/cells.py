@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from numbers import Integral
 from typing import Literal
 
 from torch import Tensor
@@ -145,9 +146,13 @@ def _fitting(kind: str) -> tuple[str, ...]:
     return {"pattern": ("head",), "neurons": ("group",)}.get(kind, ("position", "span"))
 
 
-def check_layers(layers: Sequence[int] | None, n_layers: int, name: str) -> list[int]:
-    """The blocks asked for, in order, each once; negative ones count from the last. Raises `DataError`."""
-    wanted = range(n_layers) if layers is None else [int(layer) for layer in layers]
+def check_layers(layers: Sequence[int] | int | None, n_layers: int, name: str) -> list[int]:
+    """The blocks asked for, in order, each once; negative ones count from the last. One number is one block.
+
+    Raises `DataError` for blocks that do not exist, and for none.
+    """
+    listed = [layers] if isinstance(layers, Integral) else layers
+    wanted = range(n_layers) if listed is None else [int(layer) for layer in listed]
     outside = [layer for layer in wanted if not -n_layers <= layer < n_layers]
     if outside or not wanted:
         problem = f"Layer {outside[0]} does not exist" if outside else "No layers were asked for"

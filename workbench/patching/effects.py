@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
+from workbench.errors import MetricError, PromptError
 from workbench.model.language_model import LanguageModel
-from workbench.patching.metrics import Metric, MetricFunction, one_each
+from workbench.patching.metrics import Metric, MetricFunction, continuation, one_each
 from workbench.results import array
 from workbench.statistics import bootstrap_interval, standard_error
 
@@ -22,8 +23,21 @@ from workbench.statistics import bootstrap_interval, standard_error
 def resolved_metrics(
     model: LanguageModel, metric: Metric | Sequence[Metric], n: int
 ) -> tuple[list[MetricFunction], str]:
-    """One function for each of `n` prompts, and how to call them."""
+    """One function for each of `n` prompts, and how to call them.
+
+    Raises:
+        PromptError: no prompts.
+        MetricError: another number of metrics, one that does not suit the model, or an answer of several tokens.
+    """
+    if n < 1:
+        raise PromptError("No prompts were given: give at least one.")
     metrics = one_each(metric, model, n, "prompt")
+    for one in metrics:
+        if more := continuation(one, model):
+            raise MetricError(
+                f"{one} has an answer of {len(more) + 1} tokens, but this analysis reads the one token after the "
+                "prompt. Give an answer of one token; sweep, attribution, edges and input_attribution take several."
+            )
     names = sorted({str(m) for m in metrics})
     return [m.resolve(model) for m in metrics], names[0] if len(names) == 1 else f"{len(names)} metrics"
 

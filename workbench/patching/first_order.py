@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -124,10 +125,10 @@ class Runs(Pairs):
         alignment: Any = None,
     ) -> Runs:
         """Look everything up before anything runs; raises `PromptError` and `MetricError`."""
-        if not isinstance(integrate, int) or integrate < 0:
+        if not isinstance(integrate, Integral) or integrate < 0:
             raise PromptError(f"integrate is {integrate!r}; expected a number of steps, 0 or more.")
         made = replace(
-            cls.of(model, clean, corrupt, metric, direction, alignment=alignment), integrate=integrate
+            cls.of(model, clean, corrupt, metric, direction, alignment=alignment), integrate=int(integrate)
         )
         against = [str(m) for m in made.metrics if isinstance(m, KLDivergence)]
         if against and direction == "noising" and not integrate:

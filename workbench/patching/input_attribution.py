@@ -27,6 +27,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 import numpy as np
@@ -34,7 +35,7 @@ import torch
 
 from workbench.errors import DataError
 from workbench.model.language_model import LanguageModel
-from workbench.model.tokens import as_list
+from workbench.model.tokens import at_least_one
 from workbench.patching.gradients import TOKENS_PER_BACKWARD
 from workbench.patching.input_baselines import Baselines, Given, groups
 from workbench.patching.input_outcome import One, Outcome
@@ -105,7 +106,7 @@ def input_attribution(
 
     Raises:
         DataError: an unknown method, a baseline that cannot be, or numbers that cannot.
-        PromptError: baseline prompts of another length or number, or a baseline that changes nothing.
+        PromptError: no prompts, baseline prompts of another length or number, or a baseline that changes nothing.
         MetricError: a metric without gradient.
         ModelError: a model whose input is not the stream into block 0 alone.
 
@@ -119,7 +120,7 @@ def input_attribution(
     asked = _Asked(method, steps, tolerance, max_steps, seed)
     asked.check(n_random=n_random, n_control=n_control)
     draws = n_control if control else 0
-    rows = [model.encode(prompt) for prompt in as_list(prompts)]  # type: ignore[arg-type]
+    rows = [model.encode(prompt) for prompt in at_least_one(prompts)]  # type: ignore[arg-type]
     metrics = one_each(metric, model, len(rows), "prompt")
     as_set = method == "expected_gradients"
     given = baseline if baseline is not None else ("random" if as_set else "mean")
@@ -167,7 +168,7 @@ class _Asked:
             raise DataError(f"steps={self.steps!r}: gradient_x_input has no steps. Leave them out.")
         steps = 1 if self.steps == "auto" else self.steps
         for name, number in {**numbers, "max_steps": self.max_steps, "steps": steps}.items():
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
                 raise DataError(f"{name} is {number!r}; expected a whole number, 1 or more.")
 
     def run(self, inputs: Inputs, which: Sequence[int], draws: int) -> Iterator[tuple[int, One]]:
@@ -175,7 +176,7 @@ class _Asked:
         own, others = inputs.ends()
         base = others.mean(1)
         auto = self.steps == "auto" and self.method != "gradient_x_input"
-        steps = self.steps if isinstance(self.steps, int) else (FIRST_STEPS if auto else 1)
+        steps = int(self.steps) if self.steps != "auto" else (FIRST_STEPS if auto else 1)
         steps = min(steps, self.max_steps) if auto else steps
         pending = list(range(len(inputs)))
         while pending:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -225,8 +226,8 @@ def _tokens(
         if token is None:
             raise DataError(f"{model.name} has no padding token: give a token id, 'mean' or a prompt.")
         return f"padding, token {token}", [[[token] * len(row)] for row in rows]
-    if isinstance(given, int) and not isinstance(given, bool):
-        token = model.token_id(given)
+    if isinstance(given, Integral) and not isinstance(given, bool):
+        token = model.token_id(int(given))
         return f"token {token}", [[[token] * len(row)] for row in rows]
     if isinstance(given, str) and given == "random":
         n_tokens = (

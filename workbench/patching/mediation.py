@@ -64,7 +64,7 @@ def mediation(
     *,
     same_result: Prompt | Sequence[Prompt] | None = None,
     components: str | Sequence[str] = COMPONENTS,
-    layers: Sequence[int] | None = None,
+    layers: Sequence[int] | int | None = None,
     positions: Positions = "all",
     candidates: Sequence[Token] | None = None,
     control: bool = True,

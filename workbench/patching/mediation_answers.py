@@ -8,7 +8,8 @@ two candidates as it is, hence also what is a difference of two log-probabilitie
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -39,12 +40,15 @@ def token_ids(model: LanguageModel, given: Tokens, n: int, name: str = "answers"
         >>> token_ids(model, " Paris", 2)
         [7042, 7042]
     """
-    listed = [given] * n if isinstance(given, (str, int)) else list(given)
+    several: Any = given if isinstance(given, Iterable) and not isinstance(given, str) else None
+    listed: list[Any] = (
+        [given] * n if several is None else list(several)
+    )  # what is no token, `token_id` refuses
     if len(listed) != n:
         raise MetricError(
             f"{name} has {len(listed)} items for {n} prompts: give one, or one for each prompt."
         )
-    return [model.token_id(one) for one in listed]
+    return [model.token_id(answer) for answer in listed]
 
 
 class Vocabulary:

@@ -14,9 +14,10 @@ once. Any object with `resolve(model)` returning a function `[row, d_vocab] -> [
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -26,6 +27,8 @@ from workbench.errors import MetricError
 from workbench.model.language_model import LanguageModel
 
 MetricFunction = Callable[[Tensor], Tensor]
+Answer = str | SupportsIndex
+"""Text of exactly one token, or a token id (an int, or a whole number of numpy or torch)."""
 
 
 @runtime_checkable
@@ -37,8 +40,29 @@ class Metric(Protocol):
         ...
 
 
+def _plain(given: Any) -> Any:
+    """An answer as a text, an int or a tuple of them, whatever numbers and lists it was given as."""
+    if isinstance(given, str):
+        return given
+    try:
+        return operator.index(given)
+    except TypeError:
+        pass
+    if isinstance(given, Iterable) and not isinstance(given, (Mapping, bytes)):
+        return tuple(_plain(one) for one in given)
+    raise MetricError(f"{given!r} is no answer: give a text, or a token id.")
+
+
+class _OfTokens:
+    """What metrics of tokens share: lists and numbers of other packages become tuples and ints."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # type: ignore[arg-type]
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
+
+
 @dataclass(frozen=True)
-class LogitDifference:
+class LogitDifference(_OfTokens):
     """Logit of the answer minus logit of the wrong answer, at the last position.
 
     Args:
@@ -50,8 +74,8 @@ class LogitDifference:
         >>> metric(model.logits("When Mary and John went out, John gave a drink to")[:, -1])
     """
 
-    answer: str | int
-    wrong: str | int
+    answer: Answer
+    wrong: Answer
 
     def __str__(self) -> str:
         return f"logit({self.answer!r}) − logit({self.wrong!r})"
@@ -74,7 +98,7 @@ class LogitDifference:
 
 
 @dataclass(frozen=True)
-class LogProbability:
+class LogProbability(_OfTokens):
     """Log-probability (nats) of an answer: of one token, or of several, each given those before it.
 
     The tokens of a longer answer but the last are appended to the prompts, so positions of a sweep go on into it.
@@ -83,19 +107,22 @@ class LogProbability:
         answer: text (words inside a sentence begin with a space), a token id, or several.
     """
 
-    answer: str | int | tuple[int, ...]
+    answer: Answer | Iterable[SupportsIndex]
 
     def __str__(self) -> str:
         return f"ln p({self.answer!r})"
 
     def ids(self, model: LanguageModel) -> list[int]:
         """The token ids of the answer."""
-        if isinstance(self.answer, int):
-            return [model.token_id(self.answer)]
         if isinstance(self.answer, str):
+            if model.tokenizer is None:
+                raise MetricError(
+                    f"The answer {self.answer!r} is text, but {model.name} has no tokenizer: give token ids."
+                )
             ids = model.tokenizer(self.answer, add_special_tokens=False)["input_ids"]
         else:
-            ids = [model.token_id(i) for i in self.answer]
+            several: Any = self.answer if isinstance(self.answer, tuple) else [self.answer]
+            ids = [model.token_id(i) for i in several]
         if not ids:
             raise MetricError(f"The answer {self.answer!r} has no tokens: give at least one.")
         return list(ids)
@@ -117,10 +144,10 @@ class LogProbability:
 
 
 @dataclass(frozen=True)
-class Probability:
+class Probability(_OfTokens):
     """Probability of one token."""
 
-    answer: str | int
+    answer: Answer
 
     def __str__(self) -> str:
         return f"p({self.answer!r})"
@@ -132,10 +159,10 @@ class Probability:
 
 
 @dataclass(frozen=True)
-class Rank:
+class Rank(_OfTokens):
     """How many tokens have a higher logit than the answer: 0 where it is the first choice."""
 
-    answer: str | int
+    answer: Answer
 
     def __str__(self) -> str:
         return f"rank of {self.answer!r}"
@@ -147,10 +174,10 @@ class Rank:
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class Accuracy(_OfTokens):
     """1 where the answer has the highest logit, 0 elsewhere."""
 
-    answer: str | int
+    answer: Answer
 
     def __str__(self) -> str:
         return f"first choice is {self.answer!r}"

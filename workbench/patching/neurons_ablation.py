@@ -13,6 +13,7 @@ Yu & Ananiadou 2024 (2409.14144) silence the neurons that comparative analysis p
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Sequence
 
@@ -24,7 +25,7 @@ from torch import Tensor
 from workbench.errors import DataError, SiteError
 from workbench.hooks.session import EditFunction
 from workbench.model.language_model import LanguageModel
-from workbench.model.tokens import Positions, Prompt, as_list
+from workbench.model.tokens import Positions, Prompt, at_least_one
 from workbench.patching.mediation_answers import Tokens, token_ids
 from workbench.patching.neurons_heads import log_probability
 from workbench.patching.neurons_outcome import Neuron, over_prompts
@@ -70,15 +71,16 @@ def ablate_neurons(
 
     Raises:
         SiteError: this architecture has no neurons in its blocks.
-        DataError: a neuron that does not exist or is given twice, none at all, another number of lists, or a block with
-            too few others to draw from.
+        PromptError: no prompts.
+        DataError: a neuron that does not exist, is no (block, number) or is given twice, none at all, another number
+            of lists, or a block with too few others to draw from.
         MetricError, PositionError: answers or positions that cannot be.
 
     Example:
         >>> ablate_neurons(model, ["2+3=", "4+1="], ["5", "5"], [(17, 402), (19, 33)]).summary
     """
     progress, started = progress or Silent(), time.perf_counter()
-    batches = [model.batch(prompt) for prompt in as_list(prompts)]
+    batches = [model.batch(prompt) for prompt in at_least_one(prompts)]
     targets = token_ids(model, answers, len(batches))
     if n_control < 0:
         raise DataError(f"n_control is {n_control}: give how many random draws, or 0 for none.")
@@ -119,19 +121,32 @@ def ablate_neurons(
 def _lists(neurons: Sequence, n: int) -> list[list[Neuron]]:
     """One list of neurons for each prompt."""
     listed = list(neurons)
-    nested = bool(listed) and all(len(one) == 0 or isinstance(one[0], Sequence) for one in listed)
+    lists = (list, tuple, np.ndarray)
+    nested = bool(listed) and all(
+        isinstance(one, lists) and (len(one) == 0 or isinstance(one[0], lists)) for one in listed
+    )
     each = [list(one) for one in listed] if nested else [listed] * n
     if len(each) != n:
         raise DataError(
             f"{len(each)} lists of neurons were given for {n} prompts: give one list for all, or one for each prompt."
         )
-    found = [[(int(layer), int(k)) for layer, k in one] for one in each]
+    found = [[_neuron(one) for one in some] for some in each]
     for one in found:
         if not one:
             raise DataError("No neurons were given: give (block, number) of one or more.")
         if len(set(one)) < len(one):
             raise DataError(f"A neuron was given twice: {max(one, key=one.count)}. Give each once.")
     return found
+
+
+def _neuron(given: Sequence[int]) -> Neuron:
+    try:
+        layer, k = (operator.index(number) for number in given)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{given!r} is no neuron: give a list of (block, number), such as [(1, 4)], or one such list per prompt."
+        ) from error
+    return layer, k
 
 
 def _check(model: LanguageModel, given: Sequence[Sequence[Neuron]]) -> dict[int, int]:

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 
 from workbench.model.language_model import LanguageModel
-from workbench.model.tokens import Prompt, TokenBatch, as_list
+from workbench.model.tokens import Prompt, TokenBatch, at_least_one
 from workbench.patching.cells import check_layers
 from workbench.patching.mediation_answers import Tokens, token_ids
 from workbench.patching.neurons_heads import Head, last_token_without_heads
@@ -41,11 +41,11 @@ class Work:
         model: LanguageModel,
         prompts: Prompt | Sequence[Prompt],
         answers: Tokens,
-        layers: Sequence[int] | None,
+        layers: Sequence[int] | int | None,
         freeze: bool,
     ) -> None:
         self.model, self.freeze = model, freeze
-        self.batches: list[TokenBatch] = [model.batch(prompt) for prompt in as_list(prompts)]
+        self.batches: list[TokenBatch] = [model.batch(prompt) for prompt in at_least_one(prompts)]
         self.targets = token_ids(model, answers, len(self.batches))
         chosen = check_layers(layers, model.n_layers, model.name)
         self.sites = [site.name for site in model.resolve(sites_of(chosen))]

@@ -136,20 +136,27 @@ class Outcome:
 
     def _summary(self, data: xr.Dataset) -> dict[str, object]:
         mean = data["mean_effect"].values
+        summary: dict[str, object] = {
+            "kind": data.attrs["kind"],
+            "clean_metric": round(float(data["clean_metric"].mean()), 4),
+            "corrupt_metric": round(float(data["corrupt_metric"].mean()), 4),
+            "n_pairs": int(data.sizes["pair"]),
+            "strongest": None,
+        }
+        summary |= {name: data.attrs[name] for name in ("alignment", "left_out") if name in data.attrs}
+        if not np.isfinite(mean).any():
+            summary["note"] = (
+                "No position is patched in every pair, so there is no mean over pairs: effects are per pair only. "
+                "Patch spans that all pairs have (by='span'), or run the pairs apart."
+            )
+            return summary
         at = np.unravel_index(int(np.nanargmax(np.abs(mean))), mean.shape)
         strongest: dict[str, object] = {"layer": int(data["layer"][at[0]])}
         strongest |= {axis: data[axis].values[i].item() for axis, i in zip(self.axes, at[1:], strict=True)}
         if "position" in self.axes:
             strongest["token"] = str(data["clean_token"].values[at[-1]])
         strongest["effect"] = round(float(mean[at]), 4)
-        summary: dict[str, object] = {
-            "kind": data.attrs["kind"],
-            "clean_metric": round(float(data["clean_metric"].mean()), 4),
-            "corrupt_metric": round(float(data["corrupt_metric"].mean()), 4),
-            "n_pairs": int(data.sizes["pair"]),
-            "strongest": strongest,
-        }
-        summary |= {name: data.attrs[name] for name in ("alignment", "left_out") if name in data.attrs}
+        summary["strongest"] = strongest
         if "control_effect" in data:
             control = data["control_effect"].mean("pair").values
             strongest["control_effect"] = round(float(control[at]), 4)

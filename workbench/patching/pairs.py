@@ -14,7 +14,7 @@ from torch import Tensor
 
 from workbench.errors import MetricError, PromptError
 from workbench.model.language_model import LanguageModel
-from workbench.model.tokens import Prompt, TokenBatch, as_list
+from workbench.model.tokens import Prompt, TokenBatch, as_list, at_least_one
 from workbench.patching.alignment import Alignment, Group, as_alignments
 from workbench.patching.metrics import Metric, MetricFunction, continuation, function_of, one_each
 
@@ -64,12 +64,12 @@ class Pairs:
             one_grid: base runs of all pairs must have one length (else their positions share no axis).
 
         Raises:
-            PromptError: other numbers of prompts, or lengths that do not go together.
+            PromptError: no prompts, other numbers of them, or lengths that do not go together.
             MetricError: metrics that do not suit the model, or answers of different lengths.
         """
         if direction not in ("denoising", "noising"):
             raise MetricError(f"direction is {direction!r}; expected 'denoising' or 'noising'.")
-        n = len(as_list(clean))
+        n = len(at_least_one(clean))
         metrics = one_each(metric, model, n)
         tails = [continuation(m, model) for m in metrics]
         if len({len(tail) for tail in tails}) > 1:
@@ -170,9 +170,9 @@ def as_pairs(
         aligned: somebody says which positions correspond.
 
     Raises:
-        PromptError: other numbers of prompts, or lengths that differ; the message shows both prompts' tokens.
+        PromptError: no prompts, other numbers of them, or lengths that differ; the message shows both prompts' tokens.
     """
-    left, right = as_list(clean), as_list(corrupt)
+    left, right = at_least_one(clean), as_list(corrupt)
     if len(left) != len(right):
         raise PromptError(
             f"{len(left)} clean and {len(right)} corrupt prompts were given: they come in pairs."

@@ -60,8 +60,8 @@ def patchscope(
     *,
     source_position: int,
     target_position: int,
-    source_layers: Sequence[int] | None = None,
-    target_layers: Sequence[int] | None = None,
+    source_layers: Sequence[int] | int | None = None,
+    target_layers: Sequence[int] | int | None = None,
     target_model: LanguageModel | None = None,
     mapping: Mapping | None = None,
     max_new_tokens: int = 10,
@@ -93,7 +93,7 @@ def patchscope(
 
     Raises:
         PromptError: not one prompt, a target too long to go on, or a source with no other position for the control.
-        PositionError: a position outside its prompt.
+        PositionError: a position outside its prompt, or several.
         DataError: layers that do not exist, or a mapping that gives another shape.
         ModelError: different widths without a mapping, or a target model that keeps no keys and values.
 
@@ -111,7 +111,8 @@ def patchscope(
             "of equal width, or a `mapping` from one to the other."
         )
     read, spoken = model.batch([source]), speaker.batch([target])
-    (i,), (at,) = read.resolve(0, source_position), spoken.resolve(0, target_position)
+    i = read.resolve_one(0, source_position, "source_position")
+    at = spoken.resolve_one(0, target_position, "target_position")
     _check_sizes(speaker, spoken, max_new_tokens, n_tokens_top)
     below = check_layers(source_layers, model.n_layers, model.name)
     above = check_layers(target_layers, speaker.n_layers, speaker.name)

@@ -26,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from workbench.errors import MetricError, PromptError, SiteError
+from workbench.errors import DataError, MetricError, PromptError, SiteError
 from workbench.hooks.session import EditFunction
 from workbench.model.language_model import LanguageModel
 from workbench.model.tokens import Prompt
@@ -48,7 +48,7 @@ def path_patch(
     clean: Prompt | Sequence[Prompt],
     corrupt: Prompt | Sequence[Prompt],
     metric: Metric | MetricFunction | Sequence[Metric],
-    receivers: str | Sequence[str | tuple[str, int]] = "logits",
+    receivers: str | tuple[str, int] | Sequence[str | tuple[str, int]] = "logits",
     *,
     senders: Sequence[Sequence[Node]] | None = None,
     freeze: Literal["heads", "all"] = "heads",
@@ -66,7 +66,7 @@ def path_patch(
         clean, corrupt: one prompt each, or as many as there are pairs; of one length unless an `alignment` is given.
         metric: logits -> number; one for all pairs, or one per pair.
         receivers: `logits`, or sites (`blocks.9.attn.hook_q`, `.hook_k`, `.hook_v`, `blocks.7.hook_mlp_out`), with a
-            head as `(site, head)` or for all heads of it. Several are patched together.
+            head as `(site, head)` or for all heads of it. One, or a list of several, which are patched together.
         senders: sets of `(block, head)` or `(block, "mlp")`, each set patched together; None: every head and MLP alone.
         freeze: `heads` holds all other heads and recomputes MLPs; `all` holds MLPs as well.
         direction: as in `sweep`.
@@ -82,16 +82,18 @@ def path_patch(
         effect 0.
 
     Raises:
-        SiteError: a receiver that is no site, or one that would be frozen (`hook_z`), or `logits` beside others.
-        PromptError: as in `sweep`; a sender that does not exist.
+        SiteError: no receiver, one that is no site or would be frozen (`hook_z`), or `logits` beside others.
+        PromptError: as in `sweep`; no senders, or one that does not exist.
+        DataError: another `freeze`.
 
     Example:
         >>> wb.patching.path_patch(model, clean, corrupt, metric, [("blocks.9.attn.hook_q", 6)]).summary["strongest"]
     """
     progress, started = progress or Silent(), time.perf_counter()
+    if freeze not in ("heads", "all"):
+        raise DataError(f"freeze is {freeze!r}; expected 'heads' or 'all'.")
     into = _receivers(model, receivers)
-    sets = [list(nodes) for nodes in senders] if senders is not None else _each(model)
-    _check(model, sets)
+    sets = _each(model) if senders is None else _sets(model, senders)
     pairs = Pairs.of(model, clean, corrupt, metric, direction, alignment=alignment, one_grid=False)
     if pairs.keep > 1:
         raise MetricError(
@@ -218,10 +220,13 @@ def _edit(hold: Tensor | None, put: Tensor, heads: Sequence[int | None]) -> Edit
 
 
 def _receivers(
-    model: LanguageModel, given: str | Sequence[str | tuple[str, int]]
+    model: LanguageModel, given: str | tuple[str, int] | Sequence[str | tuple[str, int]]
 ) -> list[tuple[str, int | None]]:
     """Sites and heads; empty for the logits."""
-    listed: list[Any] = [given] if isinstance(given, str) else list(given)
+    single = isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], (int, np.integer))
+    listed: list[Any] = [given] if single or isinstance(given, str) else list(given)
+    if not listed:
+        raise SiteError("No receivers were given: give 'logits', or one or more sites.")
     if "logits" in listed:
         if len(listed) > 1:
             raise SiteError(
@@ -230,7 +235,11 @@ def _receivers(
         return []
     out: list[tuple[str, int | None]] = []
     for one in listed:
-        pattern, head = one if isinstance(one, tuple) else (one, None)
+        pattern: Any
+        head: Any
+        pattern, head = one if isinstance(one, (tuple, list)) and len(one) == 2 else (one, None)
+        if not isinstance(pattern, str) or not (head is None or isinstance(head, (int, np.integer))):
+            raise SiteError(f"{one!r} is no receiver: give a site, or (site, head) with the head's number.")
         for site in model.resolve(pattern):
             if site.part not in ("attn.hook_q", "attn.hook_k", "attn.hook_v", "hook_mlp_out"):
                 raise SiteError(
@@ -238,8 +247,11 @@ def _receivers(
                     "'logits'."
                 )
             if head is not None and not 0 <= head < (site.heads or 0):
-                raise SiteError(f"{site.name!r} has heads 0–{(site.heads or 0) - 1}, not {head}.")
-            out.append((site.name, head))
+                known = (
+                    f"heads 0–{site.heads - 1}, not {head}" if site.heads else "no heads: leave the head out"
+                )
+                raise SiteError(f"{site.name!r} has {known}.")
+            out.append((site.name, None if head is None else int(head)))
     return out
 
 
@@ -247,17 +259,29 @@ def _each(model: LanguageModel) -> list[list[Node]]:
     return [[(layer, head)] for layer in range(model.n_layers) for head in (*range(model.n_heads), "mlp")]  # type: ignore[misc]
 
 
-def _check(model: LanguageModel, sets: Sequence[Sequence[Node]]) -> None:
-    for nodes in sets:
-        if not nodes:
+def _sets(model: LanguageModel, given: Any) -> list[list[Node]]:
+    """The sets of senders that were given, each of nodes that exist."""
+    if not len(given):
+        raise PromptError("No sets of senders were given: give one or more, or None for every node alone.")
+    sets: list[list[Node]] = []
+    for nodes in given:
+        try:
+            listed = [(block, head) for block, head in nodes]
+        except (TypeError, ValueError) as error:
+            raise PromptError(
+                f"{nodes!r} is no set of senders: give lists of (block, head) or (block, 'mlp'), such as [[(1, 0)]]."
+            ) from error
+        if not listed:
             raise PromptError("A set of senders is empty: give at least one (block, head) or (block, 'mlp').")
-        for block, head in nodes:
-            known = head == "mlp" or (isinstance(head, int) and 0 <= head < model.n_heads)
-            if not 0 <= block < model.n_layers or not known:
+        for block, head in listed:
+            known = head == "mlp" or (isinstance(head, (int, np.integer)) and 0 <= head < model.n_heads)
+            if not isinstance(block, (int, np.integer)) or not 0 <= block < model.n_layers or not known:
                 raise PromptError(
                     f"Sender ({block}, {head!r}) does not exist: {model.name} has blocks 0–{model.n_layers - 1} with "
                     f"heads 0–{model.n_heads - 1} and 'mlp'."
                 )
+        sets.append([(int(block), "mlp" if isinstance(head, str) else int(head)) for block, head in listed])
+    return sets
 
 
 def _labelled(result: Result, model: LanguageModel, sets: Sequence[Sequence[Node]] | None) -> Result:

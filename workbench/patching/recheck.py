@@ -58,7 +58,7 @@ def patched_metric(
             site = sites[layer]
             entries.append(entry_of(replay, site, source[site], cells, tuple(cell), start))
         for part, logits in replay.logits_in_parts(entries, start, keep):
-            values[[numbers[i] for i in part]] = metric(logits).cpu().numpy()
+            values[[numbers[i] for i in part]] = metric(logits).double().cpu().numpy()
     return values, changed
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -25,9 +26,10 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.errors import DataError, MetricError, PromptError
+from workbench.errors import DataError, MetricError, PromptError, SiteError
 from workbench.model.language_model import LanguageModel
-from workbench.model.tokens import Prompt
+from workbench.model.tokens import Prompt, as_list
+from workbench.patching.mediation_answers import Tokens, token_ids
 from workbench.patching.pairs import as_pairs
 from workbench.progress import Progress, Silent
 from workbench.provenance import provenance
@@ -82,7 +84,7 @@ def das(
     model: LanguageModel,
     base: Sequence[Prompt],
     source: Sequence[Prompt],
-    answers: Sequence[str | int],
+    answers: Tokens,
     *,
     site: str,
     positions: int | Sequence[int] = -1,
@@ -101,13 +103,14 @@ def das(
     Args:
         model: the language model. Its weights are left alone.
         base, source: pairs of prompts, all of one length.
-        answers: what the model should answer to the base prompt if the variable had the source's value; one token each.
-        site: where the subspace is, one site.
+        answers: what the model should answer to the base prompt if the variable had the source's value; one token each,
+            one for all pairs or one per pair.
+        site: where the subspace is: one site that has a vector at every position (no attention pattern, no logits).
         positions: one index for all pairs (negative: from the end), or one per pair.
         rank: dimensions of the subspace.
         steps, learning_rate, batch_size: of Adam on the rotation (QR of a [d, rank] matrix).
         train_share: pairs the rotation is trained on; scored on the others.
-        n_random: random subspaces that the control averages.
+        n_random: random subspaces that the control averages, at least one.
         targets: distributions over the vocabulary to train towards in place of the answers.
         seed: of the split, the start, the batches and the random subspaces.
         progress: one item a step.
@@ -116,15 +119,21 @@ def das(
         A `Result` of kind `das`: `success` and `log_probability` [subspace, pair] on held-out pairs, `accuracy` with
         `accuracy_low`, `accuracy_high` [subspace] for trained, pca, random, whole; `basis` [rank, d], `loss`
         [step]. `summary["unpatched"]` is the share that gives the counterfactual answer without any intervention.
+        `attrs` and `summary` have `pca_rank`: the principal components in the subspace `pca`. Where training pairs
+        differ in fewer directions than `rank`, the others of its dimensions are random ones, orthogonal to those.
 
     Raises:
-        PromptError, MetricError: pairs, positions or answers that do not fit.
-        DataError: too few pairs to train and to test, or a rank that the site does not have.
+        PromptError, MetricError: no pairs, or pairs, positions or answers that do not fit.
+        SiteError: a site without a vector at every position.
+        DataError: too few pairs to train and to test, a rank that the site does not have, or numbers that cannot be.
 
     Example:
         >>> wb.patching.das(model, base, source, answers, site="blocks.9.hook_resid_post", rank=2).summary["accuracy"]
     """
     progress, started = progress or Silent(), time.perf_counter()
+    for name, number in (("steps", steps), ("batch_size", batch_size), ("n_random", n_random)):
+        if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
+            raise DataError(f"{name} is {number!r}; expected a whole number, 1 or more.")
     task = _task(model, base, source, answers, site, positions, targets)
     n, width = len(task.base), task.taken.shape[1]
     train, test = _split(n, train_share, seed)
@@ -132,8 +141,7 @@ def das(
         raise DataError(f"rank is {rank}; {task.site!r} has {width} dimensions, give 1 to {width}.")
     progress.stage("das", steps)
     basis, losses = _train(task, train, rank, steps, learning_rate, batch_size, seed, progress)
-    difference = (task.taken - task.own)[train].double()
-    pca = torch.linalg.svd(difference - difference.mean(0), full_matrices=False).Vh[:rank].to(basis)
+    pca, pca_rank = _principal(task, train, rank, seed)
     generator = torch.Generator().manual_seed(seed + 1)
     random = [_orthonormal(torch.randn(width, rank, generator=generator)) for _ in range(n_random)]
     scores = [
@@ -167,12 +175,14 @@ def das(
         "n_train": len(train),
         "n_test": len(test),
         "rank": rank,
+        "pca_rank": pca_rank,
         "control": f"{n_random} random subspaces of the same rank, averaged",
     }
     coords = {"subspace": np.array(SUBSPACES), "pair": test.numpy()}
     summary = {
         "accuracy": {m: round(float(a), 4) for m, a in zip(SUBSPACES, success.mean(1), strict=True)},
         "unpatched": round(float(untouched.mean()), 4),
+        "pca_rank": pca_rank,
         "n_test": len(test),
     }
     where = provenance(
@@ -184,8 +194,8 @@ def das(
 @torch.inference_mode()
 def interchange(
     model: LanguageModel,
-    base: Sequence[Prompt],
-    source: Sequence[Prompt],
+    base: Prompt | Sequence[Prompt],
+    source: Prompt | Sequence[Prompt],
     *,
     site: str,
     positions: int | Sequence[int] = -1,
@@ -194,28 +204,51 @@ def interchange(
     """Logits at the end of each base prompt with the source's coordinates in a subspace.
 
     Args:
-        basis: rows that span it, made orthonormal here; None exchanges the whole activation.
+        model, base, source, site, positions: as in `das`; one pair may be given as two prompts.
+        basis: rows that span it, linearly independent, made orthonormal here; None exchanges the whole activation.
 
     Raises:
-        PromptError: as in `das`.
+        PromptError, SiteError: as in `das`.
+        DataError: a basis of another shape or width, or whose rows depend on each other.
     """
-    task = _task(model, base, source, [0] * len(base), site, positions, None)
-    rows = None if basis is None else _orthonormal(basis.float().T)
+    task = _task(model, base, source, 0, site, positions, None)
+    rows = None if basis is None else _orthonormal(_checked(basis, task).T)
     return task.logits(rows, torch.arange(len(task.base)))
 
 
+def _checked(basis: Tensor, task: _Task) -> Float[Tensor, "rank d"]:
+    given, width = torch.as_tensor(basis).float(), task.taken.shape[1]
+    if given.ndim != 2 or not len(given) or given.shape[1] != width:
+        raise DataError(
+            f"basis has shape {tuple(given.shape)}; {task.site!r} has {width} dimensions, give [rank, {width}]."
+        )
+    if not given.isfinite().all() or int(torch.linalg.matrix_rank(given)) < len(given):
+        raise DataError(
+            f"The {len(given)} rows of the basis depend on each other (or are not finite), so they do not span "
+            f"{len(given)} dimensions: give linearly independent rows."
+        )
+    return given
+
+
 def _task(model, base, source, answers, site, positions, targets) -> _Task:
-    pairs = as_pairs(model, list(base), list(source))
-    if len(answers) != len(pairs):
+    pairs = as_pairs(model, as_list(base), as_list(source))
+    if isinstance(answers, (list, tuple)) and len(answers) != len(pairs):
         raise MetricError(f"{len(answers)} answers were given for {len(pairs)} pairs: give one for each.")
+    given = token_ids(model, answers, len(pairs))
     sites = model.resolve(site)
     if len(sites) != 1:
         raise PromptError(f"{site!r} names {len(sites)} sites; a subspace is at one.")
+    if sites[0].where == "pattern" or "d_vocab" in sites[0].dims:
+        raise SiteError(
+            f"{sites[0].name!r} has dims {sites[0].dims}: a subspace needs a vector of activations at every position. "
+            "Give a stream, an attention or MLP output, neurons, or q, k, v or z."
+        )
     length = pairs[0][0].lengths[0]
-    listed = [positions] * len(pairs) if isinstance(positions, int) else [int(p) for p in positions]
+    one = isinstance(positions, Integral)
+    listed = [positions] * len(pairs) if one else [int(p) for p in positions]
     if len(listed) != len(pairs) or any(not -length <= p < length for p in listed):
         raise PromptError(f"positions must be one index, or one per pair, within prompts of {length} tokens.")
-    position = torch.tensor([p % length for p in listed])
+    position = torch.tensor([int(p) % length for p in listed])
     if targets is not None and tuple(targets.shape) != (len(pairs), model.vocab_size):
         raise MetricError(
             f"targets have shape {tuple(targets.shape)}, expected {(len(pairs), model.vocab_size)}."
@@ -228,7 +261,7 @@ def _task(model, base, source, answers, site, positions, targets) -> _Task:
             with model.hooks(read=sites[0].name, stop=True) as session:
                 model.hf(input_ids=one, use_cache=False)
             read.append(session[sites[0].name][rows, position].flatten(1).float().cpu().numpy())
-    tokens = torch.tensor([model.token_id(a) for a in answers])
+    tokens = torch.tensor(given)
     # Through numpy: tensors made in inference mode cannot be saved for a backward pass.
     own, taken = (torch.from_numpy(x.copy()) for x in read)
     return _Task(model, sites[0].name, ids[0], position, taken, own, tokens, targets)
@@ -256,6 +289,23 @@ def _train(task, train, rank, steps, learning_rate, batch_size, seed, progress) 
             losses.append(float(loss.detach()))
             progress.advance()
     return _orthonormal(raw.detach()), losses
+
+
+def _principal(task: _Task, train: Tensor, rank: int, seed: int) -> tuple[Float[Tensor, "rank d"], int]:
+    """Leading principal components of the training differences, and how many there are.
+
+    Singular values that rounding alone could give do not count; random directions stand in for what is missing.
+    """
+    own, taken = task.own[train].double(), task.taken[train].double()
+    difference = taken - own
+    _, values, rows = torch.linalg.svd(difference - difference.mean(0), full_matrices=False)
+    rounding = 1e-6 * torch.cat([own, taken]).norm()
+    found = rows[: min(rank, int((values > rounding).sum()))].float()
+    if len(found) == rank:
+        return found, rank
+    generator = torch.Generator().manual_seed(seed + 2)
+    more = torch.randn(rank - len(found), found.shape[1], generator=generator)
+    return _orthonormal(torch.cat([found, more]).T), len(found)
 
 
 def _orthonormal(columns: Float[Tensor, "d rank"]) -> Float[Tensor, "rank d"]:

@@ -61,7 +61,7 @@ def sweep(
     direction: Literal["denoising", "noising"] = "denoising",
     source: Source = "run",
     alignment: Alignment | Mapping[int, int] | Sequence[Alignment | Mapping[int, int]] | None = None,
-    layers: Sequence[int] | None = None,
+    layers: Sequence[int] | int | None = None,
     group_size: int = 128,
     control: bool = True,
     seed: int = 0,
