@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,11 +15,14 @@ from workbench.directions.library import default_folder
 from workbench.errors import DataError, WorkbenchError
 
 SITE = "blocks.1.hook_resid_post"
+PATIENCE = 250
+"""Seconds for two processes, on a machine that may be paused for minutes; less than pytest's own limit."""
 
 
 def direction(seed: int = 0, **fields) -> Direction:
     drawn = torch.randn(16, generator=torch.Generator().manual_seed(seed))
-    return Direction.from_vector(drawn, **({"site": SITE, "name": f"d{seed}", "source": "test"} | fields))
+    known: dict[str, Any] = {"site": SITE, "name": f"d{seed}", "source": "test"}
+    return Direction.from_vector(drawn, **(known | fields))
 
 
 @pytest.fixture
@@ -189,11 +193,11 @@ def test_a_folder_that_cannot_be_written_is_one_error(tmp_path):
         library(tmp_path / "lib").save("x", direction())
 
 
-def _busy(folder: str, which: int, begin, found) -> None:
+def _busy(folder: str, which: int, begin, told: Path) -> None:
     """Save the same names as the other process, and names of its own; rename, tag and list in between."""
     torch.set_num_threads(1)
     mine, won = library(folder), 0
-    begin.wait()
+    begin.wait(PATIENCE)
     for i in range(12):
         try:
             mine.save(f"shared {i}", direction(which))
@@ -204,20 +208,22 @@ def _busy(folder: str, which: int, begin, found) -> None:
         mine.rename(f"own {which} {i}", f"kept {which} {i}")
         mine.tag(f"shared {i}", add=[f"by {which}"])
         assert not any(e.problem for e in mine.entries() if "kept" in e.name or "shared" in e.name)
-    found.put((which, won))
+    told.write_text(str(won))
 
 
 def test_two_processes_may_save_rename_tag_and_list_at_once(tmp_path):
-    context = multiprocessing.get_context("fork")
-    begin, found = context.Barrier(2), context.Queue()
-    folder = str(tmp_path / "lib")
-    workers = [context.Process(target=_busy, args=(folder, which, begin, found)) for which in (1, 2)]
+    context = multiprocessing.get_context("spawn")  # a fork after torch has made threads may hang
+    begin, folder = context.Barrier(2), str(tmp_path / "lib")
+    told = {which: tmp_path / f"won {which}" for which in (1, 2)}
+    workers = [
+        context.Process(target=_busy, args=(folder, which, begin, told[which]), daemon=True) for which in told
+    ]
     for worker in workers:
         worker.start()
-    won = dict(found.get(timeout=60) for _ in workers)
     for worker in workers:
-        worker.join(30)
-        assert worker.exitcode == 0
+        worker.join(PATIENCE)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    won = {which: int(file.read_text()) for which, file in told.items()}
     mine = library(folder)
     assert won[1] + won[2] == 12  # each shared name was saved by exactly one
     assert len(mine) == 12 + 24

@@ -50,7 +50,7 @@ class Spec(BaseModel):
     kind: ClassVar[str]
 
     model: ModelSpec = Field(default_factory=ModelSpec)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
     def run(self, model: LanguageModel, progress: Progress) -> Result:
         """Do what was asked and return the result."""

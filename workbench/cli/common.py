@@ -33,7 +33,7 @@ DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float
 RunsOption = Annotated[
     Path | None, typer.Option("--runs", help="Folder of the runs [default: $WORKBENCH_RUNS or ./runs].")
 ]
-SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

@@ -20,6 +20,7 @@ from workbench.cli.common import (
     print_table,
     progress_bars,
 )
+from workbench.errors import DataError
 
 if TYPE_CHECKING:
     from workbench.directions import Entry, Library
@@ -106,7 +107,12 @@ def tokens(
 
     mine = _library(library)
     found = mine.load(name)
-    one = found[at] if isinstance(found, DirectionSet) and at else mine.direction(name)
+    if isinstance(found, DirectionSet):
+        one = found[at] if at else mine.direction(name)
+    elif at in (None, found.site):
+        one = found
+    else:
+        raise DataError(f"{name!r} is one direction, at {found.site!r} and not at {at!r}: leave --at out.")
     loaded = load_model(model, device=device, dtype=dtype)
     with progress_bars(show=not json) as progress:
         result = top_tokens(
@@ -274,7 +280,7 @@ def _facts(entry: Entry) -> dict[str, Any]:
 
 def _row(e: Entry) -> list[str]:
     if e.problem:
-        return [e.name, f"damaged: {e.problem}", "", "", "", "", "", ""]
+        return [e.name, f"cannot be read: {e.problem}", "", "", "", "", "", ""]
     scale = "" if e.scale is None else f"{e.scale:.4g}"
     model = e.model or e.fingerprint[:8]
     return [

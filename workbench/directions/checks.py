@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from workbench.errors import DataError
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from workbench.directions.direction import Direction
     from workbench.model.language_model import LanguageModel
     from workbench.sites.catalog import Site
 
 
-def checked_vector(vector: Tensor, site: str, dtype: torch.dtype = torch.float32) -> Tensor:
-    """A private contiguous copy on the CPU of a vector that can be a direction.
+def checked_vector(vector: ArrayLike | Tensor, site: str, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A private contiguous copy on the CPU of a vector (tensor, array or list of numbers) that can be a direction.
 
     Raises:
-        DataError: it is not 1-D, empty, not finite, or zero.
+        DataError: it is not real numbers, not 1-D, empty, not finite, or zero.
     """
+    if not isinstance(vector, Tensor):
+        try:
+            vector = torch.tensor(np.asarray(vector))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"A direction is a vector of numbers (a tensor, an array or a list); at {site!r} came a "
+                f"{type(vector).__name__} that is none: {error}"
+            ) from error
+    if vector.is_complex():
+        raise DataError(f"A direction is a vector of real numbers; at {site!r} came one of {vector.dtype}.")
     if vector.ndim != 1 or vector.numel() == 0:
         raise DataError(f"A direction is a 1-D vector; at {site!r} came one of shape {list(vector.shape)}.")
     copy = vector.detach().to("cpu", dtype, copy=True).contiguous()
@@ -31,6 +46,28 @@ def checked_vector(vector: Tensor, site: str, dtype: torch.dtype = torch.float32
     if not bool(copy.any()):
         raise DataError(f"The vector at {site!r} is zero, so it has no direction.")
     return copy
+
+
+def checked_scale(scale: Any) -> float:
+    """A scale as a float. Raises `DataError` unless it is a positive number."""
+    try:
+        found = float(scale)
+    except (TypeError, ValueError, RuntimeError):
+        found = math.nan
+    if not (math.isfinite(found) and found > 0):
+        raise DataError(f"The scale of a direction is a positive number, not {scale!r}.")
+    return found
+
+
+def checked_seed(seed: Any) -> int:
+    """A seed as an int, also where it is one of numpy's. Raises `DataError` unless it is a whole number from 0 on."""
+    try:
+        found = operator.index(seed)
+    except TypeError:
+        found = -1
+    if found < 0:
+        raise DataError(f"A seed is a whole number from 0 on, for instance 0, not {seed!r}.")
+    return found
 
 
 def called(direction: Direction) -> str:

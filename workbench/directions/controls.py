@@ -8,6 +8,7 @@ otherwise be given the very same vector as its control: a seed whose vector is t
 
 from __future__ import annotations
 
+from workbench.directions.checks import checked_seed
 from workbench.directions.direction import Direction
 
 SAME = 1 - 1e-6
@@ -23,7 +24,7 @@ def random_controls(like: Direction, n: int, seed: int) -> list[Direction]:
         >>> [r.cosine(d) for r in random_controls(d, 5, seed=0)]
     """
     found: list[Direction] = []
-    at = seed
+    at = checked_seed(seed)
     while len(found) < n:
         one = Direction.random(like, at)
         if like.width == 1 or abs(one.cosine(like)) < SAME:

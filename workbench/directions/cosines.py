@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -27,12 +27,14 @@ from scipy.special import gammaln
 from scipy.stats import beta
 from torch import Tensor
 
-from workbench.directions.checks import same_model, same_width
+from workbench.directions import algebra
+from workbench.directions.checks import checked_seed, same_model, same_width
 from workbench.directions.direction import Direction
 from workbench.errors import DataError
 from workbench.provenance import provenance
 from workbench.results import Result, array
 
+ROWS_AT_ONCE = 8192
 MOST_DRAWN = 2000
 """Directions drawn on each side of the second null at most: their cosines are as many as the square of it."""
 
@@ -60,7 +62,7 @@ def p_values(cosines: np.ndarray, d: int) -> np.ndarray:
 
 
 def direction_cosines(
-    directions: Sequence[Direction] | object,
+    directions: Direction | Iterable[Direction],
     *,
     reference: Tensor | None = None,
     n_null: int = 1000,
@@ -84,13 +86,14 @@ def direction_cosines(
         beyond the band of all pairs of each null.
 
     Raises:
-        DataError: fewer than two directions, other widths or models, reference activations of another width.
+        DataError: fewer than two directions, other widths or models, reference activations that are of another width,
+            fewer than two, NaN or infinite, or a seed that is not a number from 0 on.
 
     Example:
         >>> wb.directions.DirectionSet([truth, sentiment, length]).cosines().plot()
     """
     started = time.perf_counter()
-    members: list[Direction] = list(directions)  # type: ignore[call-overload]
+    members, seed = algebra.members(directions), checked_seed(seed)
     if len(members) < 2:
         raise DataError(f"Cosines need at least two directions; {len(members)} was given.")
     same_width(members, "A cosine")
@@ -102,6 +105,7 @@ def direction_cosines(
     pairs = np.triu_indices(n, 1)
     nulls = {"isotropic": random_cosine(d, len(pairs[0]))}
     if reference is not None:
+        reference = torch.as_tensor(reference).detach()
         members[0].fits_rows(reference)
         nulls["reference"] = _reference_null(reference.reshape(-1, d), len(pairs[0]), n_null, seed)
     p = p_values(cosines, d)
@@ -168,12 +172,18 @@ def labels_of(directions: Sequence[Direction]) -> list[str]:
     names = [d.name or d.source or "direction" for d in directions]
     if len({d.site for d in directions}) > 1:
         names = [f"{name} @ {d.site}" for name, d in zip(names, directions, strict=True)]
-    seen: dict[str, int] = {}
-    found = []
+    found: list[str] = []
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+        label, number = name, 2
+        while label in found or (label != name and label in names):  # no label that is another's name
+            label, number = f"{name} ({number})", number + 1
+        found.append(label)
     return found
+
+
+def _parts(rows: Tensor) -> Iterator[Tensor]:
+    """The rows as float64 on the CPU, `ROWS_AT_ONCE` at a time: as many random numbers a draw are held at once."""
+    return (part.cpu().double() for part in rows.split(ROWS_AT_ONCE))
 
 
 def _reference_null(rows: Tensor, n_pairs: int, n_null: int, seed: int) -> dict[str, float]:
@@ -182,10 +192,18 @@ def _reference_null(rows: Tensor, n_pairs: int, n_null: int, seed: int) -> dict[
         raise DataError(
             f"The reference null needs at least 2 activations and 20 draws, not {len(rows)} and {n_null}."
         )
-    centred = rows.double() - rows.double().mean(0)
-    generator = torch.Generator().manual_seed(seed)
+    total = torch.zeros(rows.shape[1], dtype=torch.float64)
+    for part in _parts(rows):
+        if not bool(torch.isfinite(part).all()):
+            raise DataError("Some of the reference activations are NaN or infinite: leave those rows out.")
+        total += part.sum(0)
+    mean, generator = total / len(rows), torch.Generator().manual_seed(seed)
     n_null = min(n_null, MOST_DRAWN)
-    drawn = [torch.randn(n_null, len(rows), generator=generator, dtype=torch.float64) @ centred for _ in "ab"]
+    drawn = [torch.zeros(n_null, rows.shape[1], dtype=torch.float64) for _ in "ab"]
+    for side in drawn:
+        for part in _parts(rows):
+            normal = torch.randn(n_null, len(part), generator=generator, dtype=torch.float64)
+            side += normal @ (part - mean)
     a, b = (x / x.norm(dim=1, keepdim=True).clamp(min=1e-300) for x in drawn)
     sizes = (
         (a @ b.T).abs().flatten().numpy()

@@ -18,7 +18,6 @@ safetensors file whose metadata holds the rest as JSON (`storage`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,10 +28,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workbench.directions import storage
-from workbench.directions.checks import checked_vector, width_of
+from workbench.directions.checks import checked_scale, checked_seed, checked_vector, width_of
 from workbench.errors import DataError, SiteError
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from workbench.activations import Activations
     from workbench.model.language_model import LanguageModel
     from workbench.store.reader import Store
@@ -73,29 +74,27 @@ class Direction:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vector", checked_vector(self.vector, self.site))
-        object.__setattr__(self, "scale", float(self.scale))
+        object.__setattr__(self, "scale", checked_scale(self.scale))
         norm = float(self.vector.double().norm())
         if abs(norm - 1) > 1e-4:
             raise DataError(
                 f"The vector of a Direction has norm 1, this one has {norm:.6g}: use Direction.from_vector, "
                 "which normalises it and keeps the norm as its scale."
             )
-        if not (math.isfinite(self.scale) and self.scale > 0):
-            raise DataError(f"The scale of a direction is a positive number, not {self.scale}.")
         if not self.site:
             raise DataError("A direction belongs to a site: give its name, e.g. 'blocks.7.hook_resid_post'.")
         storage.as_json(storage.header_of(self), "Settings and provenance of a direction")
 
     @classmethod
     def from_vector(
-        cls, vector: Tensor, *, site: str, scale: float | None = None, name: str = "", source: str = "",
+        cls, vector: ArrayLike | Tensor, *, site: str, scale: float | None = None, name: str = "", source: str = "",
         model_fingerprint: str = "", settings: dict[str, Any] | None = None,
         provenance: dict[str, Any] | None = None,
     ) -> Direction:  # fmt: skip
         """A direction from a vector of any norm.
 
         Args:
-            vector: [d], of any float type, on any device.
+            vector: [d], a tensor of any float type on any device, an array or a list.
             site: where it belongs.
             scale: natural scale in activation units; the norm of `vector` by default.
             name, source, model_fingerprint, settings, provenance: as the attributes.
@@ -118,6 +117,7 @@ class Direction:
 
         Its cosine to any fixed direction is about ±1 / √d_model.
         """
+        seed = checked_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randn(like.width, generator=generator, dtype=torch.float64)
         return cls.from_vector(
@@ -311,7 +311,10 @@ class Direction:
             several = ", but a set of them: use DirectionSet.load" if "direction_set" in metadata else ""
             raise DataError(f"{str(path)!r} is safetensors, but not a direction{several}.")
         header = storage.parse(metadata["direction"], path)
-        return cls(**storage.arguments(header, tensors.get("vector"), path))
+        try:
+            return cls(**storage.arguments(header, tensors.get("vector"), path))
+        except (TypeError, ValueError) as error:
+            raise storage.damaged(path, error) from error
 
 
 def _combine(directions: list[Direction], weights: list[float]) -> Direction:

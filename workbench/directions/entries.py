@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from workbench.directions import storage
 from workbench.errors import DataError
@@ -63,13 +64,15 @@ def line(name: str, path: Path) -> Entry:
 
 
 def _entry(name: str, path: Path, metadata: dict[str, str]) -> Entry:
+    if not {"direction", "direction_set"} & set(metadata):
+        raise DataError(
+            "It is safetensors, but not a direction: move it out of the library (vectors by layer are taken in by "
+            "`workbench directions import`)."
+        )
     kind = "direction" if "direction" in metadata else "set"
     header = storage.parse(metadata["direction" if kind == "direction" else "direction_set"], path)
     members = [header] if kind == "direction" else header["directions"]
-    first, extra = members[0], json.loads(metadata.get("library", "{}"))
-    model = next(
-        (m["provenance"].get("model", {}).get("name", "") for m in members if m.get("provenance")), ""
-    )
+    first, extra = members[0], kept(metadata)
     return Entry(
         name=name,
         title=str(header.get("name", "")),
@@ -78,13 +81,28 @@ def _entry(name: str, path: Path, metadata: dict[str, str]) -> Entry:
         sites=tuple(dict.fromkeys(str(m["site"]) for m in members)),
         width=_width(path),
         source=str(first.get("source", "")),
-        model=str(model),
+        model=next((_model(m["provenance"]) for m in members if m.get("provenance")), ""),
         fingerprint=str(first.get("model_fingerprint", "")),
         scale=float(first["scale"]) if kind == "direction" else None,
         tags=tuple(extra.get("tags", ())),
         saved=str(extra.get("saved", "")),
         path=str(path),
     )
+
+
+def kept(metadata: dict[str, str]) -> dict[str, Any]:
+    """What the library keeps beside a direction (tags, date), or nothing where none can be made out."""
+    try:
+        found = json.loads(metadata.get("library", "{}"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _model(provenance: Any) -> str:
+    """Name of the model in a provenance, which may be anything that fits in JSON: ours has a record of it."""
+    said = provenance.get("model", "") if isinstance(provenance, dict) else ""
+    return str(said.get("name") or "") if isinstance(said, dict) else str(said or "")
 
 
 def _width(path: Path) -> int:

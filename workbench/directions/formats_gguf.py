@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.directions.algebra import members
 from workbench.directions.direction import Direction
 from workbench.directions.sets import DirectionSet
 from workbench.errors import DataError
@@ -91,7 +92,7 @@ def read_gguf(path: str | Path, *, name: str = "", model_fingerprint: str = "") 
 
 
 def write_gguf(
-    directions: DirectionSet | Sequence[Direction], path: str | Path, *, model_hint: str = ""
+    directions: Direction | Iterable[Direction], path: str | Path, *, model_hint: str = ""
 ) -> Path:
     """Write a set of directions at block outputs as a GGUF control vector: scale · vector for each layer.
 
@@ -154,12 +155,12 @@ def from_layers(
     zero = [layer for layer in sorted(rows) if not bool(rows[layer].any())]
     if len(zero) == len(rows):
         raise DataError(f"All {len(rows)} vectors of {str(path)!r} are zero, so it holds no direction.")
-    members = []
+    found = []
     for layer in sorted(set(rows) - set(zero)):
         row = rows[layer].float()
         norm = float(row.double().norm())
         unit = row if abs(norm - 1) < 1e-6 else row.double() / norm  # of norm 1 already: keep every bit
-        members.append(
+        found.append(
             Direction(
                 vector=unit,
                 scale=1.0 if unit is row else norm,
@@ -172,14 +173,14 @@ def from_layers(
             if np.isfinite(norm)
             else Direction(row, 1.0, site.format(layer=layer))  # says what is wrong with it
         )
-    return DirectionSet(members, name=name, settings={**(settings or {}), "zero_layers": zero})
+    return DirectionSet(found, name=name, settings={**(settings or {}), "zero_layers": zero})
 
 
 def to_layers(
-    directions: DirectionSet | Sequence[Direction], site: str = SITE
+    directions: Direction | Iterable[Direction], site: str = SITE
 ) -> tuple[dict[int, Tensor], DirectionSet]:
     """Natural vectors (float32) by layer, ascending; and the set. Raises `DataError` as `write_gguf`."""
-    group = directions if isinstance(directions, DirectionSet) else DirectionSet(directions)
+    group = directions if isinstance(directions, DirectionSet) else DirectionSet(members(directions))
     group.matrix()  # one width
     pattern = re.escape(site).replace(r"\{layer\}", r"(\d+)")
     rows: dict[int, Tensor] = {}

@@ -15,9 +15,11 @@ positive first: the file does not know how many there are). `layer_type` is its 
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ import torch
 from torch import Tensor
 
 from workbench.directions import storage
+from workbench.directions.algebra import members
+from workbench.directions.checks import called
 from workbench.directions.direction import Direction
 from workbench.directions.formats_gguf import from_layers, read_gguf, to_layers, write_gguf
 from workbench.directions.sets import DirectionSet, load
@@ -47,12 +51,13 @@ def read(
 
     Args:
         path: the file; what it is is told by its first bytes, not by its name.
-        name: of what comes out; by default what the file says, or its name.
+        name: of what comes out (of a set of ours: the set's); by default what the file says, or its name.
         layer_type: `decoder_block` (default), `self_attn` or `mlp`, where the file does not say.
         model_fingerprint: of the model it belongs to, where the file does not say.
 
     Raises:
-        DataError: no such file; a pickle; a format that is not known; damaged; vectors that are no directions.
+        DataError: no such file; a pickle; a format that is not known; damaged; vectors that are no directions; a file
+            of ours that says another model than `model_fingerprint`.
 
     Example:
         >>> control = wb.directions.read("happy.gguf")
@@ -62,6 +67,7 @@ def read(
     try:
         with file.open("rb") as opened:
             start = opened.read(16)
+            text = start.removeprefix(codecs.BOM_UTF8).lstrip()  # some editors begin JSON with a mark
     except OSError as error:
         raise DataError(f"{str(path)!r} cannot be read: {error.strerror or error}.") from error
     if start[:4] == b"GGUF":
@@ -76,7 +82,7 @@ def read(
             "weights_only=True, then safetensors.torch.save_file({str(layer): vector for layer, vector in "
             "loaded.items()}, 'vectors.safetensors'). (A steering-vectors object: its .layer_activations is that dict.)"
         )
-    if start.lstrip()[:1] == b"{":
+    if text[:1] == b"{":
         return _by_layer(file, *_json(file), name, layer_type, model_fingerprint)
     if start[8:9] == b"{":  # cut off: what reads it says so
         return _safetensors(file, name, layer_type, model_fingerprint)
@@ -89,11 +95,28 @@ def read(
 def _safetensors(file: Path, name: str, layer_type: str, model_fingerprint: str) -> Direction | DirectionSet:
     metadata, tensors = storage.read(file)
     if {"direction", "direction_set"} & set(metadata):
-        return load(file)
+        return _named(load(file), file, name, model_fingerprint)
     return _by_layer(file, dict(tensors), metadata, name, layer_type, model_fingerprint)
 
 
-def write(directions: DirectionSet | Sequence[Direction], path: str | Path, *, model_hint: str = "") -> Path:
+def _named(
+    found: Direction | DirectionSet, file: Path, name: str, model_fingerprint: str
+) -> Direction | DirectionSet:
+    """What a file of ours holds, under another name, and with a fingerprint where it says none."""
+    changed = []
+    for d in members(found):
+        if model_fingerprint and d.model_fingerprint not in ("", model_fingerprint):
+            raise DataError(
+                f"{called(d)} in {str(file)!r} was made on a model with fingerprint {d.model_fingerprint}, not "
+                f"{model_fingerprint}: leave model_fingerprint out to read it as it is."
+            )
+        changed.append(replace(d, model_fingerprint=model_fingerprint or d.model_fingerprint))
+    if isinstance(found, Direction):
+        return replace(changed[0], name=name or found.name)
+    return DirectionSet(changed, name=name or found.name, settings=found.settings)
+
+
+def write(directions: Direction | Iterable[Direction], path: str | Path, *, model_hint: str = "") -> Path:
     """Write directions for other programs, in the format that the file's ending names.
 
     `.gguf` is a control vector, `.safetensors` one tensor a layer under `layer.N`, `.json` a dictionary of lists as
@@ -102,7 +125,7 @@ def write(directions: DirectionSet | Sequence[Direction], path: str | Path, *, m
     Raises:
         DataError: another ending, or directions the format cannot hold.
     """
-    group = directions if isinstance(directions, DirectionSet) else DirectionSet(directions)
+    group = directions if isinstance(directions, DirectionSet) else DirectionSet(members(directions))
     ending = Path(path).suffix.lower()
     if ending == ".gguf":
         return write_gguf(group, path, model_hint=model_hint)
@@ -120,7 +143,7 @@ def write(directions: DirectionSet | Sequence[Direction], path: str | Path, *, m
 
 def _json(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DataError(f"{str(path)!r} is not JSON or is damaged: {error}") from error
     lists = held.get("layer_activations", held)
@@ -144,7 +167,7 @@ def _by_layer(
     model_fingerprint: str,
 ) -> DirectionSet:
     """A vector for each layer; what was not asked for is as the file says."""
-    kind = layer_type or said.get("layer_type", "") or "decoder_block"
+    kind = layer_type or _said(said, "layer_type", path) or "decoder_block"
     if kind not in SITES:
         raise DataError(
             f"Vectors of layer type {kind!r} have no additive site here: known are {', '.join(SITES)}."
@@ -173,9 +196,17 @@ def _by_layer(
     return from_layers(
         found,
         path,
-        name=name or str(said.get("name", "")) or path.stem,
+        name=name or _said(said, "name", path) or path.stem,
         source="layers",
         model_fingerprint=model_fingerprint,
         settings={"format": path.suffix.lstrip("."), "file": path.name},
         site=next(iter(parts), SITES[kind]),
     )
+
+
+def _said(said: Mapping[str, Any], key: str, path: Path) -> str:
+    """A text that the file may say; empty where it does not, or says null."""
+    found = said.get(key)
+    if found is not None and not isinstance(found, str):
+        raise DataError(f"{key!r} in {str(path)!r} is {found!r}, not text: correct it, or leave it out.")
+    return found or ""

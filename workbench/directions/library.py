@@ -20,7 +20,7 @@ from typing import Any
 
 from workbench.directions import storage
 from workbench.directions.direction import Direction
-from workbench.directions.entries import Entry, line
+from workbench.directions.entries import Entry, kept, line
 from workbench.directions.sets import DirectionSet
 from workbench.directions.sets import load as load_file
 from workbench.errors import DataError, did_you_mean
@@ -29,6 +29,8 @@ from workbench.files import cannot_write, locked
 SUFFIX = ".safetensors"
 LOCK = ".lock"
 _NAME = re.compile(r"\w[\w .+=@,()-]{0,99}")
+MOST_BYTES = 255 - len(f".{SUFFIX}.tmp-01234567")
+"""File systems take names of 255 bytes; while a file is written it stands in a folder of a longer name (`files`)."""
 
 
 def library(path: str | Path | None = None) -> Library:
@@ -94,7 +96,8 @@ class Library:
         """Put a direction (or a set) into the library.
 
         Args:
-            name: letters, digits and `_ - . + = @ , ( )` and spaces; it begins with a letter or digit.
+            name: up to 100 letters, digits and `_ - . + = @ , ( )` and spaces (229 bytes of UTF-8); it begins with a
+                letter or digit.
             direction: what is saved; what was saved under that name keeps its tags only if they are given again.
             tags: words to find it by.
             replace: write over what has that name.
@@ -113,7 +116,7 @@ class Library:
                     if taken == name
                     else f"The library has {taken!r}, which differs from {name!r} in case only: choose another name."
                 )
-            return self._write(self._file(name), direction, words, _now())
+            return self._write(self._file(name), direction, words)
 
     def load(self, name: str) -> Direction | DirectionSet:
         """A direction or set by name, bit for bit. Raises `DataError` for an unknown or damaged one."""
@@ -183,10 +186,12 @@ class Library:
         """Add and remove tags; returns those it has then."""
         added, gone = _tags(add), set(_tags(remove))
         with self._locked():
-            found, path = self.load(name), self._existing(name)
-            entry = self.entry(name)
-            tags = tuple(t for t in dict.fromkeys([*entry.tags, *added]) if t not in gone)
-            self._write(path, found, tags, entry.saved)
+            path = self._existing(name)
+            load_file(path)  # what is damaged is left as it is
+            metadata, tensors = storage.read(path)
+            known = kept(metadata)
+            tags = tuple(t for t in dict.fromkeys([*known.get("tags", ()), *added]) if t not in gone)
+            storage.write(path, tensors, {**metadata, "library": json.dumps({**known, "tags": tags})})
         return tags
 
     # -- inside ----------------------------------------------------------------------------------------
@@ -212,8 +217,8 @@ class Library:
         same = [n for n in self.names() if n.casefold() == name.casefold()]
         return name if name in same else (same[0] if same else None)
 
-    def _write(self, path: Path, found: Direction | DirectionSet, tags: tuple[str, ...], saved: str) -> Path:
-        extra = {"library": json.dumps({"tags": tags, "saved": saved})}
+    def _write(self, path: Path, found: Direction | DirectionSet, tags: tuple[str, ...]) -> Path:
+        extra = {"library": json.dumps({"tags": tags, "saved": _now()})}
         if isinstance(found, Direction):
             header = storage.as_json(storage.header_of(found), "Settings and provenance of a direction")
             return storage.write(path, {"vector": found.vector}, {"direction": header, **extra})
@@ -223,15 +228,18 @@ class Library:
 
 
 def _is_name(name: str) -> bool:
-    return bool(_NAME.fullmatch(name)) and not name.endswith((".", " ")) and ".." not in name
+    if not _NAME.fullmatch(name) or name.endswith((".", " ")) or ".." in name:
+        return False
+    return len(unicodedata.normalize("NFC", name).encode()) <= MOST_BYTES
 
 
 def _checked(name: str) -> str:
     plain = unicodedata.normalize("NFC", name) if isinstance(name, str) else name
     if not isinstance(plain, str) or not _is_name(plain):
         raise DataError(
-            f"{name!r} cannot be the name of a direction: use up to 100 letters, digits, spaces and . _ + = @ , ( ) -, "
-            "beginning with a letter or digit, without `..` and without a path."
+            f"{name!r} cannot be the name of a direction: use up to 100 letters, digits, spaces and . _ + = @ , ( ) - "
+            f"(at most {MOST_BYTES} bytes of UTF-8: 76 Chinese characters), beginning with a letter or digit, without "
+            "`..` and without a path."
         )
     return plain
 

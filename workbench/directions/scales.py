@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.directions.checks import called
+from workbench.directions.checks import called, checked_seed
 from workbench.errors import DataError
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 8192
 BOOTSTRAP = 1000
+ROUNDING = 1e-6
+"""A spread of x · v below this share of Σ |x_i v_i| (rms over rows) is what float32 rounds off, not a scale."""
 
 
 def natural_scale(
@@ -51,9 +53,11 @@ def natural_scale(
         `first_token`, `n_left_out`, `seed`.
 
     Raises:
-        DataError: fewer than two rows, another width, NaN, activations of another model, or none that vary along it.
+        DataError: fewer than two rows, another width, NaN, activations of another model, none that vary along it by
+            more than rounding (as after `project_out`), or a seed that is not a number from 0 on.
         SiteError: these activations do not hold the site.
     """
+    seed = checked_seed(seed)
     prompts, left_out, rows = _rows(direction, acts, first_token)
     if len(prompts) < 2:
         left = f" ({left_out} rows at position 0 are left out: use first_token=True)" if left_out else ""
@@ -62,23 +66,26 @@ def natural_scale(
         )
     projected, total, squares = [], torch.zeros(direction.width, dtype=torch.float64), 0.0
     shift: Tensor | None = None
+    vector, sizes = direction.vector.double(), 0.0
     for part in rows:
-        values = part.double()
+        values = part.detach().cpu().double()  # where the vector is, whatever device they come from
         if not bool(torch.isfinite(values).all()):
             raise DataError(f"Some of the activations at {direction.site!r} are NaN or infinite.")
+        sizes += float((values * vector).abs().sum(1).square().sum())
         shift = values[0] if shift is None else shift  # sums about a row, so that nothing cancels
         values = values - shift
         total += values.sum(0)
         squares += float(values.square().sum())
-        projected.append(values @ direction.vector.double())
+        projected.append(values @ vector)
     assert shift is not None
     c, n = torch.cat(projected).numpy(), len(prompts)
     scale = float(c.std(ddof=1))
     variance = (squares - float(total.square().sum()) / n) / (n - 1)
-    if not scale > 1e-9 * max(1e-30, np.sqrt(max(variance, 0.0) / direction.width)):
+    if not scale > ROUNDING * np.sqrt(sizes / n):
         raise DataError(
-            f"Activations do not vary along {called(direction)}: {n} rows, all the same there. Its scale cannot be "
-            "taken from them."
+            f"Activations do not vary along {called(direction)}: {n} rows, all the same there but for rounding (a "
+            f"spread of {scale:.1e}). Its scale cannot be taken from them: give activations of ordinary text from "
+            "which it was not projected out."
         )
     low, high = _interval(c, prompts, seed)
     return {
@@ -86,7 +93,7 @@ def natural_scale(
         "low": low,
         "high": high,
         "isotropic_scale": float(np.sqrt(max(variance, 0.0) / direction.width)),
-        "mean": float(c.mean() + float(shift @ direction.vector.double())),
+        "mean": float(c.mean() + float(shift @ vector)),
         "n_rows": n,
         "n_prompts": len(np.unique(prompts)),
         "first_token": first_token,

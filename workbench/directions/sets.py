@@ -10,10 +10,11 @@ sets. A member is known by its name and site together. What can be asked of a se
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import torch
 from jaxtyping import Float
@@ -86,12 +87,19 @@ class DirectionSet:
     def __iter__(self) -> Iterator[Direction]:
         return iter(self.directions)
 
-    def __getitem__(self, key: int | str) -> Direction:
+    def __getitem__(self, key: SupportsIndex | str) -> Direction:
         """A member by number, by name or by site, where that says which one (else `DataError`)."""
-        if isinstance(key, int):
-            if not -len(self) <= key < len(self):
-                raise DataError(f"Direction {key} does not exist: this set has {len(self)}.")
-            return self.directions[key]
+        if not isinstance(key, str):
+            try:
+                number = operator.index(key)
+            except TypeError:
+                raise DataError(
+                    f"A member of a set is asked for by number, name or site, not by {key!r}; for several take "
+                    "`DirectionSet(chosen.directions[0:2])`, `.at(site)` or `.named(name)`."
+                ) from None
+            if not -len(self) <= number < len(self):
+                raise DataError(f"Direction {number} does not exist: this set has {len(self)}.")
+            return self.directions[number]
         found = [d for d in self if key in (d.name, d.site)]
         if len(found) != 1:
             known = [*self.names, *self.sites]

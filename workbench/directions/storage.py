@@ -23,6 +23,8 @@ from workbench.files import publish_file
 
 SCHEMA = 1
 FIELDS = ("scale", "site", "name", "source", "model_fingerprint", "settings", "provenance")
+_NUMBER, _TEXT, _OBJECT = ((int, float), "a number"), ((str,), "text"), ((dict,), "an object")
+_KINDS: dict[str, Any] = dict(zip(FIELDS, (_NUMBER, *[_TEXT] * 4, *[_OBJECT] * 2), strict=True))
 
 
 def sha256_of_vector(vector: Tensor) -> str:
@@ -86,7 +88,7 @@ def parse(text: str, path: str | Path) -> dict[str, Any]:
 
 def arguments(header: dict[str, Any], vector: Tensor | None, path: str | Path) -> dict[str, Any]:
     """Arguments of `Direction` from its header and vector, once they are shown to belong together."""
-    given = dict(header)
+    given = {key: value for key, value in header.items() if value is not None or _KINDS.get(key) != _OBJECT}
     given.pop("schema", None)
     if vector is None:
         raise damaged(path, "its vector is missing")
@@ -96,6 +98,10 @@ def arguments(header: dict[str, Any], vector: Tensor | None, path: str | Path) -
         raise damaged(path, f"it has fields this version does not know: {sorted(unknown)}")
     if lacking := {"scale", "site"} - set(given):
         raise damaged(path, f"{sorted(lacking)} are missing")
+    for key in FIELDS:
+        kinds, what = _KINDS[key]
+        if key in given and (not isinstance(given[key], kinds) or isinstance(given[key], bool)):
+            raise damaged(path, f"its {key} is {given[key]!r}, not {what}")
     return {"vector": vector, **given}
 
 

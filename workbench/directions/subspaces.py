@@ -17,8 +17,8 @@ import numpy as np
 import xarray as xr
 from scipy.linalg import subspace_angles
 
-from workbench.directions.algebra import span
-from workbench.directions.checks import together
+from workbench.directions.algebra import members, span
+from workbench.directions.checks import checked_seed, together
 from workbench.directions.direction import Direction
 from workbench.errors import DataError
 from workbench.provenance import provenance
@@ -26,12 +26,17 @@ from workbench.results import Result, array
 
 
 def principal_angles(
-    a: Iterable[Direction], b: Iterable[Direction], *, n_null: int = 200, seed: int = 0, force: bool = False
+    a: Direction | Iterable[Direction],
+    b: Direction | Iterable[Direction],
+    *,
+    n_null: int = 200,
+    seed: int = 0,
+    force: bool = False,
 ) -> Result:
     """Angles between two spans, the smallest first.
 
     Args:
-        a, b: sets of directions, all of one width, site and model.
+        a, b: directions or sets of them, all of one width, site and model.
         n_null: pairs of random spans of the same dimensions.
         seed: for drawing them.
         force: compare directions of different models.
@@ -41,13 +46,13 @@ def principal_angles(
         (95 % band of random spans). `summary` has the dimensions of both spans and the smallest and largest angle.
 
     Raises:
-        DataError: an empty set, or directions that do not go together.
+        DataError: an empty set, directions that do not go together, or a seed that is not a number from 0 on.
 
     Example:
         >>> DirectionSet(personas).principal_angles(DirectionSet(emotions)).summary
     """
     started = time.perf_counter()
-    first, second = list(a), list(b)
+    first, second, seed = members(a), members(b), checked_seed(seed)
     if not first or not second or n_null < 20:
         raise DataError(
             f"Principal angles need a direction on each side and 20 draws of the null: {len(first)}, {len(second)} "

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -31,9 +31,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from workbench.directions.checks import checked_seed
 from workbench.directions.controls import random_controls
 from workbench.directions.direction import Direction
-from workbench.errors import DataError
+from workbench.errors import DataError, ModelError
 from workbench.model.tokens import Prompt, TokenBatch, as_list
 from workbench.progress import Progress, Silent
 from workbench.provenance import provenance
@@ -88,14 +89,14 @@ def top_tokens(
         effect and side. `summary` has the first tokens, and how many of the `direct` ones the other effects share.
 
     Raises:
-        DataError: another width, site or model; a site outside the stream; a strength that is not finite or 0; k.
-        ModelError: a readout of another form than norm and linear map.
+        DataError: another width, site or model; a site outside the stream; a strength that is not finite or 0; k; seed.
+        ModelError: a readout of another form than norm and linear map; a model without a tokenizer.
 
     Example:
         >>> wb.directions.top_tokens(model, truth, k=10).plot()
     """
-    progress, started = progress or Silent(), time.perf_counter()
-    _check(model, direction, k, strength, n_random, force)
+    progress, started, seed = progress or Silent(), time.perf_counter(), checked_seed(seed)
+    direction = _checked(model, direction, k, strength, n_random, force)
     for name, given, known in (("where", where, ("last", "all")), ("reference", reference, ("each", "mean"))):
         if given not in known:
             raise DataError(f"{name} must be {known[0]!r} or {known[1]!r}, not {given!r}.")
@@ -219,12 +220,14 @@ class _Work:
         return self.readout.logits(stream, self.readout.norm.scale(stream)).log_softmax(-1)
 
 
-def _check(
+def _checked(
     model: LanguageModel, direction: Direction, k: int, strength: float | None, n_random: int, force: bool
-) -> None:
+) -> Direction:
     direction.fits(model, force=force)
-    part = direction.site.split(".")[-1]
-    if part not in STREAM or not direction.site.startswith("blocks."):
+    site = model.resolve(direction.site)[0]
+    if model.tokenizer is None:
+        raise ModelError(f"{model.name} has no tokenizer to show its tokens with: load it with one.")
+    if site.part not in STREAM:
         raise DataError(
             f"Tokens are read off directions in the residual stream ({', '.join(STREAM)}); {direction.name!r} is at "
             f"{direction.site!r}."
@@ -234,11 +237,11 @@ def _check(
             f"The strength of a token table is a finite number other than 0, such as 8.0, not {strength!r}."
         )
     if not 1 <= k <= model.vocab_size // 2:
-        raise DataError(
-            f"k must be 1 to {model.vocab_size // 2} (half of {model.name}'s vocabulary), not {k}."
-        )
+        most = model.vocab_size // 2
+        raise DataError(f"k must be 1 to {most} (half of {model.name}'s vocabulary), not {k}.")
     if n_random < 1:
         raise DataError("A token table needs at least one random direction beside it: n_random is 1 or more.")
+    return replace(direction, site=site.name)  # `blocks.-1.…` has a number from here on
 
 
 def _listed(change: Tensor, control: np.ndarray, k: int, seed: int) -> dict[str, np.ndarray]:
