@@ -11,9 +11,10 @@ from test_steering_exact import PROMPTS, RULES, SITE, direction
 
 import workbench as wb
 from workbench.errors import Cancelled, DataError, PromptError
+from workbench.model.generating import gumbel, row_keys
 from workbench.model.tokens import from_ids
 from workbench.steering import OPERATIONS, Condition, Operation, Steering
-from workbench.steering.sampling import Sampling, gumbel, row_keys
+from workbench.steering.sampling import Sampling
 
 PARAMETERS = {"clamp": {"value": 3.0}, "affine": {"a": 0.5, "b": 1.0}}
 

@@ -17,7 +17,8 @@ from workbench.cli.common import (
     make_spec,
     new_app,
 )
-from workbench.cli.steer_options import kept
+from workbench.cli.steer_options import ReplaceOption, check_name, kept
+from workbench.errors import DataError
 
 if TYPE_CHECKING:
     from workbench.runs import Run
@@ -52,7 +53,10 @@ def make(
         str | None,
         typer.Option(help="Keep the one with the best held-out AUC in the library, under this name."),
     ] = None,
-    every: Annotated[bool, typer.Option("--all-sites", help="Keep those of all sites, as a set.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all-sites", help="With --save: keep those of all sites, as a set.")
+    ] = False,
+    replace: ReplaceOption = False,
     model: ModelOption = "smollm2-135m",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -61,6 +65,9 @@ def make(
     json: JsonOption = False,
 ) -> None:
     """Make a direction at every site and say how well it separates texts it has not seen, beside shuffled labels."""
+    if every and save is None:
+        raise DataError("--all-sites says what --save keeps: give a name to save under, such as --save mood.")
+    check_name(save, replace)
     spec = make_spec(
         "direction_make",
         command="steer make",
@@ -78,6 +85,7 @@ def make(
 
     def then(run: Run) -> dict[str, Any]:
         assert save is not None
-        return kept(run, save, [method], None if every else run.result.summary["best"]["site"])
+        best = None if every else run.result.summary["best"]["site"]
+        return kept(run, save, [method], best, replace=replace)
 
     execute(spec, runs=runs, as_json=json, then=then if save else None)

@@ -96,13 +96,22 @@ def _made(data: xr.Dataset) -> Table:
             between(at, "auc"),
             number(at["control_auc"]),
             number(at["p_value"]),
+            number(at["p_value_best"]) if "p_value_best" in at else "",
             number(at["accuracy"]),
             number(at["scale"], ".3g"),
         ]
         for site in data["site"].values
         for at in [data.sel(site=site)]
     ]
-    return ["site", "held-out AUC", "95 % interval", "shuffled labels", "p", "accuracy", "scale"], rows
+    columns = [
+        "site",
+        "held-out AUC",
+        "95 % interval",
+        "shuffled labels",
+        "p (this site)",
+        "p (max over sites)",
+    ]
+    return [*columns, "accuracy", "scale"], rows
 
 
 def _written(data: xr.Dataset) -> Table:

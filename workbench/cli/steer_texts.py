@@ -67,7 +67,7 @@ def texts(
         look_at="texts",
         direction=direction,
         prompts=prompt or PROMPTS,
-        strengths=doses(strength, natural),
+        strengths=doses(strength, natural, op),
         units="natural" if natural else "activation",
         op=op,
         parameters=parameters(parameter),

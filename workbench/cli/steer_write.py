@@ -17,7 +17,7 @@ from workbench.cli.common import (
     make_spec,
     new_app,
 )
-from workbench.cli.steer_options import kept
+from workbench.cli.steer_options import ReplaceOption, check_name, kept
 
 app = new_app()
 
@@ -35,6 +35,7 @@ def write(
     save: Annotated[
         str | None, typer.Option(help="Also keep them in the library of directions, under this name.")
     ] = None,
+    replace: ReplaceOption = False,
     model: ModelOption = "smollm2-135m",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -43,6 +44,7 @@ def write(
     json: JsonOption = False,
 ) -> None:
     """Find the vector that makes the frozen model write each sentence, beside no vector and a random one."""
+    check_name(save, replace)
     spec = make_spec(
         "z_steer",
         command="steer write",
@@ -55,5 +57,8 @@ def write(
         seed=seed,
     )
     execute(
-        spec, runs=runs, as_json=json, then=None if save is None else lambda run: kept(run, save, ["z_steer"])
+        spec,
+        runs=runs,
+        as_json=json,
+        then=None if save is None else lambda run: kept(run, save, ["z_steer"], replace=replace),
     )

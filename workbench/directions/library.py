@@ -106,7 +106,7 @@ class Library:
             DataError: a name or tag that cannot be used, or one that is taken.
             WorkbenchError: the system refuses to write there.
         """
-        name, words = _checked(name), _tags(tags)
+        name, words = checked_name(name), _tags(tags)
         with self._locked():
             taken = self._taken(name)
             if taken is not None and not (replace and taken == name):
@@ -160,7 +160,7 @@ class Library:
 
     def rename(self, name: str, new: str) -> Path:
         """Give another name. Raises `DataError` for an unknown one, or where the new name is taken."""
-        new = _checked(new)
+        new = checked_name(new)
         self._existing(name)
         with self._locked():
             path, taken = self._existing(name), self._taken(new)
@@ -203,7 +203,7 @@ class Library:
         return self.folder / f"{unicodedata.normalize('NFC', name)}{SUFFIX}"
 
     def _existing(self, name: str) -> Path:
-        path = self._file(_checked(name))
+        path = self._file(checked_name(name))
         if not path.is_file():
             names = self.names()
             held = f"it has {len(names)}" if names else "it is empty"
@@ -233,7 +233,7 @@ def _is_name(name: str) -> bool:
     return len(unicodedata.normalize("NFC", name).encode()) <= MOST_BYTES
 
 
-def _checked(name: str) -> str:
+def checked_name(name: str) -> str:
     plain = unicodedata.normalize("NFC", name) if isinstance(name, str) else name
     if not isinstance(plain, str) or not _is_name(plain):
         raise DataError(

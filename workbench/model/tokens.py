@@ -152,7 +152,7 @@ def encode(model: LanguageModel, prompt: Prompt, *, name: str = "The prompt") ->
             raise PromptError(f"{name} is empty: give at least one token of text.")
         if tokenizer is None:
             raise PromptError(f"{name} is text, but {model.name} has no tokenizer: give token ids.")
-        if unknown := _unknown_words(tokenizer, prompt):
+        if unknown := unknown_words(tokenizer, prompt):
             raise PromptError(
                 f"{name} has the word {unknown[0]!r}, which {model.name} does not know."
                 f"{did_you_mean(unknown[0], tokenizer.get_vocab())}"
@@ -185,7 +185,7 @@ def encode(model: LanguageModel, prompt: Prompt, *, name: str = "The prompt") ->
     return ids
 
 
-def _unknown_words(tokenizer: Any, text: str) -> list[str]:
+def unknown_words(tokenizer: Any, text: str) -> list[str]:
     """Words that a word-level tokenizer without an unknown-word token cannot encode; none for all others."""
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or type(backend.model).__name__ != "WordLevel" or backend.pre_tokenizer is None:

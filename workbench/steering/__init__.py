@@ -5,6 +5,7 @@
 - `rules`           which positions, and where a condition probe fires
 - `schedule`        how strong at each step of generation
 - `intervention`    the edit function that does it
+- `asked`           what was asked for as a plan, and whether it steers anything
 - `generate`, `sampling`   steered generation, the same tokens with and without KV cache; draws by row and step
 - `sweep`           every prompt at every strength as one generation
 - `extract`         directions from prompts, one file a method

@@ -19,13 +19,13 @@ Rows are prompts x strengths x directions: one batched generation and two batche
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from workbench.directions import Direction
+from workbench.directions import Direction, DirectionSet
 from workbench.directions.controls import random_controls
 from workbench.errors import DataError, PositionError
 from workbench.model.language_model import LanguageModel
@@ -33,27 +33,35 @@ from workbench.model.tokens import Prompt, as_list, batch
 from workbench.patching.metrics import Metric, MetricFunction, as_metric, continuation
 from workbench.progress import Progress, Silent
 from workbench.results import Result
+from workbench.steering.asked import with_zero
+from workbench.steering.generate import spelled
 from workbench.steering.measure.breaking import Quality
 from workbench.steering.measure.dose_outcome import Measured, outcome
 from workbench.steering.measure.kl import kl_of_doses
 from workbench.steering.measure.rows import TOKENS_PER_BATCH, Dose, for_each_row, generate_rows
-from workbench.steering.measure.scorers import FunctionScorer, TextScorer, as_scorer, target_log_probability
+from workbench.steering.measure.scorers import (
+    FunctionScorer,
+    TextScorer,
+    as_scorer,
+    encoded_targets,
+    target_log_probability,
+)
 from workbench.steering.measure.texts import measure_texts
-from workbench.steering.rules import END, Where, as_rule, stretches
+from workbench.steering.rules import Where, as_rule, stretches
 
 
 def dose_response(
     model: LanguageModel,
     prompts: Prompt | Sequence[Prompt],
     direction: Direction,
-    strengths: Sequence[float],
+    strengths: float | Sequence[float],
     metric: Metric | TextScorer | Any,
     *,
     n_random: int = 5,
     where: Where = "all",
     show_text: int = 0,
-    scorers: Mapping[str, Any] | Sequence[Any] = (),
-    targets: Sequence[str] = (),
+    scorers: Mapping[str, Any] | Sequence[Any] | Any = (),
+    targets: str | Sequence[str] = (),
     quality: Quality | None = None,
     seed: int = 0,
     force: bool = False,
@@ -65,16 +73,16 @@ def dose_response(
     Args:
         model: the language model.
         prompts: prompts whose continuation is scored; best not those the direction was made from.
-        direction: what is added, at its own site.
-        strengths: norms of what is added, in the units of the activation; 0 is put in if missing.
+        direction: what is added, at its own site (a set of one is one).
+        strengths: one or several norms of what is added, in the units of the activation; 0 is put in if missing.
         metric: what `score` is: a metric of the logits, for instance `wb.LogitDifference(" good", " bad")`, or a text
             scorer (see `measure.scorers.as_scorer` for your own function), which needs `show_text`.
         n_random: random directions of the control, at least 1.
         where: position rule, see `steering.rules`.
         show_text: generate this many tokens of each continuation, greedily, and measure them. 0: no texts, hence no
             perplexity, repetition or break of quality.
-        scorers: text scorers that are measured besides, a list or name -> scorer.
-        targets: strings whose log-probability as continuations is measured besides.
+        scorers: text scorers that are measured besides: one, a list or name -> scorer.
+        targets: one or several strings whose log-probability as continuations is measured besides.
         quality: what counts as broken; by default `Quality()`: twice the perplexity, or 0.2 more repeated 4-grams.
         seed: for random directions and bootstrap.
         force: accept a direction made with another model.
@@ -99,6 +107,7 @@ def dose_response(
     """
     progress = progress or Silent()
     started = time.perf_counter()
+    direction = _one(direction)
     direction.fits(model, force=force)
     doses = _doses(strengths)
     if n_random < 1:
@@ -117,7 +126,8 @@ def dose_response(
     ids = [tokens.ids[i, :n].tolist() for i, n in enumerate(tokens.lengths)]
     extra = continuation(logits_metric, model) if logits_metric else []
     rule = as_rule(where)
-    _steers_something(rule, model, ids, END if targets else max(show_text - 1, len(extra)))
+    wanted = encoded_targets(model, targets) if len(targets) else {}
+    _steers_something(rule, model, ids, max([show_text, len(extra) + 1, *map(len, wanted.values())]) - 1)
     everyone = [direction, *random_controls(direction, n_random, seed)]
     cells = [(k, s) for k in range(len(everyone)) for s in range(len(doses)) if doses[s] != 0]
     steered = [Dose(everyone[k], doses[s]) for k, s in cells]
@@ -165,13 +175,13 @@ def dose_response(
         measured.units = units
         texts = np.array(said.texts, dtype=object).reshape(len(steered) + 1, -1)
         measured.texts = _spread(texts, cells, shape)[:2]
-    if targets:
-        progress.stage("targets", len(ids) * len(targets) * (len(steered) + 1))
-        found = target_log_probability(model, ids, targets, [Dose(), *steered], **options)
-        each = [_spread(found[..., t], cells, shape) for t in range(len(targets))]
-        measured.targets = dict(zip(targets, each, strict=True))
+    if wanted:
+        progress.stage("targets", len(ids) * len(wanted) * (len(steered) + 1))
+        found = target_log_probability(model, ids, list(wanted), [Dose(), *steered], **options)
+        each = [_spread(found[..., t], cells, shape) for t in range(len(wanted))]
+        measured.targets = dict(zip(wanted, each, strict=True))
     shown = [
-        model.tokenizer.decode(row) if not isinstance(p, str) else p
+        spelled(model, row) if not isinstance(p, str) else p
         for p, row in zip(as_list(prompts), ids, strict=True)
     ]
     return outcome(
@@ -185,18 +195,30 @@ def _steers_something(rule: Where, model: LanguageModel, ids: list[list[int]], m
     if rule == "generated" and more < 1:
         raise PositionError(
             "Position rule 'generated' steers nothing that is measured here: the metric is read at the last token of "
-            "the prompt. Steer at 'all' or 'last', or look at texts as well (show_text=20)."
+            "the prompt, as are targets of one token. Steer at 'all' or 'last', or look at texts too (show_text=20)."
         )
     lengths = [len(row) for row in ids]
     stretches(rule, lengths, ids, model, [n + more for n in lengths])
 
 
-def _doses(strengths: Sequence[float]) -> list[float]:
-    doses = sorted({float(s) for s in strengths} | {0.0})
+def _one(direction: Any) -> Direction:
+    if isinstance(direction, DirectionSet) and len(direction) == 1:
+        return direction[0]
+    if not isinstance(direction, Direction):
+        what = (
+            f"a set of {len(direction)}" if isinstance(direction, DirectionSet) else type(direction).__name__
+        )
+        raise DataError(
+            f"A dose–response takes one direction, not {what}: give a Direction, for instance one member of a set "
+            "(set[0]). For a whole set look at the texts (steered_texts, generate)."
+        )
+    return direction
+
+
+def _doses(strengths: float | Sequence[float]) -> list[float]:
+    doses = with_zero(strengths)
     if len(doses) < 2:
         raise DataError("No strengths other than 0 were given: give some, for instance [-8, -4, 4, 8].")
-    if not all(np.isfinite(doses)):
-        raise DataError(f"Strengths {list(strengths)!r} are not all finite.")
     return doses
 
 
@@ -205,10 +227,11 @@ def _is_metric(given: Any) -> bool:
     return isinstance(given, Metric) or not (isinstance(given, TextScorer) and callable(given))
 
 
-def _named(scorers: Mapping[str, Any] | Sequence[Any]) -> dict[str, FunctionScorer]:
+def _named(scorers: Any) -> dict[str, FunctionScorer]:
     if isinstance(scorers, Mapping):
         return {name: as_scorer(one, name) for name, one in scorers.items()}
-    listed = [as_scorer(one) for one in scorers]
+    several = isinstance(scorers, Iterable) and not callable(scorers) and not isinstance(scorers, str)
+    listed = [as_scorer(one) for one in (scorers if several else [scorers])]
     if len({one.name for one in listed}) < len(listed):
         raise DataError(
             f"Two scorers are called the same: {[one.name for one in listed]}. Give a dict name -> scorer."

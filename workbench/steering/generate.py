@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from workbench.errors import DataError, PromptError
+from workbench.errors import DataError, ModelError, PromptError
+from workbench.model.generating import NOTHING_ELSE, ends_of
 from workbench.model.language_model import LanguageModel
 from workbench.model.quiet import quiet_transformers
 from workbench.model.tokens import Prompt, TokenBatch, as_list, encode, from_ids
 from workbench.progress import Progress, Silent
+from workbench.steering.asked import plan_of
 from workbench.steering.operations import Operation
-from workbench.steering.plan import Plan, Steered, Steering, as_plan
+from workbench.steering.plan import Plan, Steered, Steering
 from workbench.steering.rules import Condition, Where
 from workbench.steering.sampling import Sampling
 
@@ -34,17 +36,6 @@ ROWS_PER_BATCH = 64
 """Rows that go up together by default: more make a CPU no faster, and one that has the memory can be asked for more."""
 
 
-_NOTHING_ELSE: dict[str, Any] = {
-    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0, "min_length": 0, "max_time": None, "stop_strings": None, "bad_words_ids": None,
-    "suppress_tokens": None, "begin_suppress_tokens": None, "sequence_bias": None, "forced_bos_token_id": None,
-    "forced_eos_token_id": None, "exponential_decay_length_penalty": None, "guidance_scale": None,
-    "return_dict_in_generate": False, "penalty_alpha": None, "dola_layers": None,
-    "watermarking_config": None, "token_healing": False, "prompt_lookup_num_tokens": None,
-}  # fmt: skip
-"""What a model's generation config may ask for besides, all of it off."""
-
-
 @dataclass(frozen=True)
 class Generation:
     """What a model said, per prompt.
@@ -52,7 +43,7 @@ class Generation:
     Attributes:
         prompts: token ids of each prompt.
         tokens: token ids of each continuation, up to and without the end-of-sequence token.
-        texts: the continuations as text.
+        texts: the continuations as text; of a model without tokenizer, the token ids.
         ended: whether each ended by itself, with an end-of-sequence token, rather than at `max_new_tokens`.
         settings: what was asked, JSON-ready, for provenance.
         notes: what a reader should know, such as that memory was full and fewer rows went up together.
@@ -71,7 +62,7 @@ def generate(
     model: LanguageModel,
     prompts: Prompt | Sequence[Prompt],
     direction: Steered | Steering | Plan | None = None,
-    strength: float | Sequence[float] = 0.0,
+    strength: float | Sequence[float] | None = None,
     *,
     max_new_tokens: int = 40,
     where: Where = "all",
@@ -97,7 +88,8 @@ def generate(
         direction: what to steer along: a direction, a `DirectionSet` (each at its site), a list with one direction per
             prompt, or a whole `Steering` or `Plan` (then leave strength, where, op, schedule and condition away). None
             generates unsteered.
-        strength: one, or one per prompt; for `add` the norm of what is added. Negative pushes the other way.
+        strength: one, or one per prompt; for `add` the norm of what is added. Negative pushes the other way. May be
+            left away for `ablate`, `clamp` and `affine`, whose strength is a share: 1, the whole.
         max_new_tokens: length of the continuation.
         where, op, schedule, condition: as of `Steering`.
         temperature: 0 (default) is greedy; above 0 tokens are sampled.
@@ -113,8 +105,11 @@ def generate(
         progress: where to report, one item per token of each row; a cancel takes effect after the token.
 
     Raises:
-        DataError: a direction that does not fit the model, a strength that is not finite, numbers of strengths or
-            seeds that do not match the prompts, an unknown operation, rule or schedule, a text that does not occur.
+        DataError: a direction that does not fit the model, a strength that is missing or not finite, numbers of
+            strengths or seeds that do not match the prompts, an unknown operation, rule or schedule, a text that does
+            not occur, how to steer without a direction.
+        PositionError: a rule or schedule that steers none of the positions that the model reads.
+        ModelError: the model's generation config asks for several texts a prompt without sampling.
         PromptError: a prompt that is empty, or too long for so many new tokens.
         Cancelled: `progress` was asked to stop; the hooks are gone.
 
@@ -128,15 +123,16 @@ def generate(
         _count(rows_per_batch, "rows_per_batch"),
     )
     ids = _encoded(model, listed, max_new_tokens)
-    plan = _plan(direction, strength, where=where, op=op, schedule=schedule, condition=condition)
+    plan = plan_of(direction, strength, where=where, op=op, schedule=schedule, condition=condition)
     if plan is not None:
         plan.fits(model, n_rows=len(ids), force=force)
         plan.check_rules(model, ids, max_new_tokens)
     sampling = Sampling(temperature, top_k, top_p, seed)
-    seeds = list(range(len(ids))) if row_seeds is None else [operator.index(s) for s in row_seeds]
+    seeds = list(range(len(ids))) if row_seeds is None else _seeds(row_seeds)
     if len(seeds) != len(ids):
         raise DataError(f"{len(seeds)} row seeds were given for {len(ids)} prompts: give one for each.")
-    ends = _ends(model)
+    _check_config(model)
+    ends = ends_of(model)
     said: dict[int, tuple[list[int], bool]] = {}
     notes: list[str] = []
     items = _Items(progress, len(ids) * max_new_tokens)
@@ -167,7 +163,7 @@ def generate(
         "max_new_tokens": max_new_tokens,
         "stop_at_end": stop_at_end,
     }
-    texts = tuple(model.tokenizer.decode(row) for row in tokens)
+    texts = tuple(spelled(model, row) for row in tokens)
     ended = tuple(said[i][1] for i in range(len(ids)))
     return Generation(tuple(tuple(row) for row in ids), tokens, texts, ended, settings, tuple(notes))
 
@@ -184,7 +180,7 @@ def _continue(
     stop_at_end: bool,
 ) -> list[list[int]]:
     """The new tokens of each row of one batch, with what follows an end-of-sequence token."""
-    pad = model.tokenizer.pad_token_id
+    pad = getattr(model.tokenizer, "pad_token_id", None)
     hooks = (
         model.edit({}) if plan is None else plan.on(model, batch, max_new_tokens=max_new_tokens, force=True)
     )
@@ -193,15 +189,12 @@ def _continue(
             input_ids=batch.ids,
             attention_mask=batch.mask,
             max_new_tokens=max_new_tokens,
-            min_new_tokens=None if stop_at_end else max_new_tokens,
-            do_sample=False,
-            num_beams=1,
             use_cache=use_cache,
             eos_token_id=ends or None,
             pad_token_id=pad if pad is not None else (ends or [0])[0],
             logits_processor=noise,
             stopping_criteria=[items.stopping(batch)],
-            **_NOTHING_ELSE,
+            **{**NOTHING_ELSE, "min_new_tokens": None if stop_at_end else max_new_tokens},
         )
     return out[:, batch.ids.shape[1] :].tolist()
 
@@ -240,25 +233,6 @@ class _Items:
         self._progress.advance(new)
 
 
-def _plan(direction: Any, strength: Any, **how: Any) -> Plan | None:
-    """What was asked for as a plan; None: unsteered."""
-    several = (
-        isinstance(direction, Sequence) and len(direction) and all(isinstance(s, Steering) for s in direction)
-    )
-    if several or isinstance(direction, (Steering, Plan)):
-        usual = {"where": "all", "op": "add", "schedule": None, "condition": None}
-        given = [k for k, v in how.items() if not (v is usual[k] or v == usual[k])]
-        given += ["strength"] if isinstance(strength, Sequence) or strength != 0 else []
-        if given:
-            raise DataError(f"A Steering has its own {', '.join(given)}: give them there, not to generate.")
-        return as_plan(direction)
-    if direction is None:
-        if isinstance(strength, Sequence) or strength != 0:
-            raise DataError(f"Strength {strength!r} was given without a direction to steer along.")
-        return None
-    return Plan((Steering(direction, strength, **how),))
-
-
 def _encoded(model: LanguageModel, prompts: Sequence[Prompt], max_new_tokens: int) -> list[list[int]]:
     if not prompts:
         raise PromptError("No prompts were given: give at least one.")
@@ -274,12 +248,18 @@ def _encoded(model: LanguageModel, prompts: Sequence[Prompt], max_new_tokens: in
     return ids
 
 
-def _ends(model: LanguageModel) -> list[int]:
-    """Tokens that end a text: the tokenizer's and those of the model's generation config."""
+def _check_config(model: LanguageModel) -> None:
+    """Several texts a prompt are off here, but transformers looks at what the config says before it is told so."""
     config = getattr(model.hf, "generation_config", None)
-    known = [model.tokenizer.eos_token_id, getattr(config, "eos_token_id", None)]
-    flat = [t for one in known for t in (one if isinstance(one, (list, tuple)) else [one])]
-    return list(dict.fromkeys(int(t) for t in flat if t is not None))
+    several, beams = (
+        getattr(config, "num_return_sequences", None) or 1,
+        getattr(config, "num_beams", None) or 1,
+    )
+    if several > 1 and not getattr(config, "do_sample", False) and several > beams:
+        raise ModelError(
+            f"The generation config of {model.name} asks for {several} texts a prompt without sampling, which "
+            "transformers refuses: set model.hf.generation_config.num_return_sequences = None."
+        )
 
 
 def _until(row: list[int], ends: Sequence[int]) -> tuple[list[int], bool]:
@@ -296,6 +276,18 @@ def _fewer(rows: int, error: BaseException) -> int:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return rows // 2
+
+
+def _seeds(given: Any) -> list[int]:
+    try:
+        return [operator.index(seed) for seed in given]
+    except TypeError:
+        raise DataError(f"row_seeds is {given!r}: give one whole number for each prompt.") from None
+
+
+def spelled(model: LanguageModel, ids: Sequence[int]) -> str:
+    """Token ids as text; of a model without tokenizer, as numbers."""
+    return " ".join(map(str, ids)) if model.tokenizer is None else model.tokenizer.decode(ids)
 
 
 def _count(given: Any, name: str) -> int:

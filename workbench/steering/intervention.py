@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from workbench.directions import Direction
+from workbench.directions import Direction, DirectionSet
 from workbench.directions.algebra import members
 from workbench.errors import DataError
 from workbench.hooks.context import HookContext
@@ -99,6 +99,12 @@ class Amounts:
             raise DataError(
                 f"Steering was prepared for {rows} rows (one strength, direction or prompt length for each), but the "
                 f"model was called with {at.shape[0]}."
+            )
+        by_row = self._spans is not None or self._schedule is not None or self._trigger is not None
+        if by_row and self._lengths is not None and len(self._lengths) != at.shape[0]:
+            raise DataError(
+                f"Steering was prepared for the positions of {len(self._lengths)} prompts, but the model was called "
+                f"with {at.shape[0]}: prepare it for the batch it is used with."
             )
         amount, mask = self._strength, real
         if self._spans is not None:
@@ -190,6 +196,14 @@ class SteeringEdit:
         if chosen.places is not None and chosen.places[0].numel() == 0:
             return activation
         vectors, *parameters = self._on(activation.device)
+        for name, one in zip(
+            ("directions", *self._operation.parameters), (vectors, *parameters), strict=True
+        ):
+            if one.shape[0] not in (1, activation.shape[0]):
+                raise DataError(
+                    f"Steering has {one.shape[0]} {name}, but the model was called with {activation.shape[0]} rows: "
+                    "give one for all, or one for each row."
+                )
         flat = activation.flatten(2) if activation.ndim > 3 else activation
         amount = chosen.amount.to(activation.device)[..., None]
         if chosen.places is None:
@@ -233,15 +247,27 @@ def add_direction(
         prompt_lengths: tokens of each row's prompt, needed by every rule but `all`.
 
     Raises:
-        DataError: a strength that is not finite, or an unknown rule.
+        DataError: a strength that is not finite, an unknown rule, a set of several directions or directions of several
+            sites; when the model runs, another number of rows.
     """
+    if isinstance(direction, DirectionSet) and len(direction) > 1:
+        raise DataError(
+            f"A set of {len(direction)} directions was given for one site: give one of its members, or a list of "
+            "directions, one for each row. Steering(set) puts each member at its own site."
+        )
+    along = members(direction)
+    if len({d.site for d in along}) > 1:
+        raise DataError(
+            f"Directions for the rows of one site are at {sorted({d.site for d in along})}: give directions of one "
+            "site, or move them there with Direction.at(site)."
+        )
     rule = as_rule(where)
     strengths = numbers(strength, "strength")
     if rule != "all" and prompt_lengths is None:
         raise DataError(f"Position rule {rule!r} needs to know how long each prompt is.")
     spans = None if prompt_lengths is None else stretches(rule, prompt_lengths)
     amounts = Amounts(strengths, spans, prompt_lengths)
-    return SteeringEdit(torch.stack([d.vector for d in members(direction)]), Operation("add"), amounts)
+    return SteeringEdit(torch.stack([d.vector for d in along]), Operation("add"), amounts)
 
 
 def together(edits: Sequence[Callable[..., Any]]) -> Callable[[Tensor, HookContext], Tensor]:

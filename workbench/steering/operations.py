@@ -153,16 +153,18 @@ class Kind:
     parameters: dict[str, float | None]
     """Name -> default; None where one must be given."""
     strength: str
+    full: float | None = None
+    """The strength that goes the whole way, where strength is a share."""
 
 
 OPERATIONS = {
     "add": Kind(_add, {}, "norm of what is added (activation units)"),
     "add_keeping_norm": Kind(_add_keeping_norm, {}, "norm of what is added (activation units)"),
     "in_context": Kind(_in_context, {"similarity": 1.0}, "share of the activation's norm"),
-    "ablate": Kind(_ablate, {}, "share taken out (1: all)"),
-    "clamp": Kind(_clamp, {"value": None}, "share of the way (1: all)"),
+    "ablate": Kind(_ablate, {}, "share taken out (1: all)", full=1.0),
+    "clamp": Kind(_clamp, {"value": None}, "share of the way (1: all)", full=1.0),
     "rotate": Kind(_rotate, {}, "angle (degrees)"),
-    "affine": Kind(_affine, {"a": None, "b": None}, "share of the way (1: all)"),
+    "affine": Kind(_affine, {"a": None, "b": None}, "share of the way (1: all)", full=1.0),
 }
 
 
@@ -182,7 +184,7 @@ class Operation:
     """
 
     def __init__(self, name: str, **parameters: float | Sequence[float]) -> None:
-        if name not in OPERATIONS:
+        if not isinstance(name, str) or name not in OPERATIONS:
             raise DataError(
                 f"Steering operation {name!r} is not known: give one of {', '.join(OPERATIONS)}."
                 f"{did_you_mean(str(name), OPERATIONS)}"
@@ -208,6 +210,11 @@ class Operation:
     def strength_means(self) -> str:
         """What a strength of 1 is, for axes and tables."""
         return OPERATIONS[self.name].strength
+
+    @property
+    def full_strength(self) -> float | None:
+        """The strength that goes the whole way (`ablate`, `clamp`, `affine`: 1); None where there is no such."""
+        return OPERATIONS[self.name].full
 
     def settings(self) -> dict[str, Any]:
         """JSON-ready: `{"op": "clamp", "value": 8.0}`."""

@@ -25,8 +25,9 @@ import torch
 
 from workbench.directions import Direction, DirectionSet
 from workbench.directions.algebra import members
-from workbench.errors import DataError, PositionError, SiteError
+from workbench.errors import DataError, SiteError
 from workbench.hooks.session import EditFunction, HookSession
+from workbench.steering.asked import check_steers
 from workbench.steering.intervention import Amounts, SteeringEdit, Trigger, together
 from workbench.steering.operations import Operation, numbers
 from workbench.steering.rules import Condition, Where, as_rule, rule_settings, stretches
@@ -228,17 +229,11 @@ class Plan:
         """Raise what `stretches` raises for prompts in which a rule finds no position, before generating.
 
         Raises:
-            PositionError: also where `generated` has none, since the one new token is not read again.
+            PositionError: also where the rule or the schedule leaves nothing to steer; see `asked.check_steers`.
         """
-        lengths = [len(row) for row in ids]
         for steering in self.steerings:
-            if steering.where == "generated" and max_new_tokens == 1:
-                raise PositionError(
-                    "Position rule 'generated' steers new tokens as the model reads them again, and the only new one "
-                    "is not read again: nothing would be steered. Generate 2 or more, or steer at 'last', whose "
-                    "position chooses the first."
-                )
-            stretches(steering.where, lengths, ids, model, [n + max(0, max_new_tokens - 1) for n in lengths])
+            assert steering.schedule is None or isinstance(steering.schedule, Schedule)
+            check_steers(steering.where, steering.schedule, model, ids, max_new_tokens)
 
     def settings(self) -> list[dict[str, Any]]:
         """JSON-ready: `Steering.settings` of each."""

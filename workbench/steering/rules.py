@@ -14,6 +14,7 @@ Every rule is one stretch [first, end) per row. A `Condition` narrows it further
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -54,8 +55,20 @@ class From:
 
     def __post_init__(self) -> None:
         given = [x for x in (self.index, self.text, self.token) if x is not None]
-        if len(given) != 1 or given[0] == "" or isinstance(given[0], bool):
+        if len(given) != 1 or (isinstance(given[0], str) and not given[0]) or isinstance(given[0], bool):
             raise DataError("From takes one of index=, text= and token=, for instance From(text='Mary').")
+        if self.text is not None and not isinstance(self.text, str):
+            raise DataError(f"From(text={self.text!r}): give a text, such as From(text='Mary'), or a token=.")
+        for name, value in (("index", self.index), ("token", self.token)):
+            if value is None or (name == "token" and isinstance(value, str)):
+                continue
+            try:
+                object.__setattr__(self, name, operator.index(value))  # type: ignore[arg-type]
+            except TypeError:
+                raise DataError(
+                    f"From({name}={value!r}): give a whole number, such as From({name}=3)"
+                    f"{', or a text that is one token' if name == 'token' else ''}."
+                ) from None
 
     def settings(self) -> dict[str, Any]:
         """JSON-ready: `{"from": 3}`, `{"from_text": "Mary"}` or `{"from_token": 17}`."""
@@ -148,6 +161,11 @@ def _first(where: From, ids: tuple[int, ...], model: LanguageModel, row: int, n_
         what = f"Token {where.token!r}"
     else:
         assert where.text is not None
+        if model.tokenizer is None:
+            raise DataError(
+                f"Position rule {where!r} looks for a text, but {model.name} has no tokenizer: steer from a token id "
+                "or by position."
+            )
         text, offsets = spell(model.tokenizer, ids)
         at = text.find(where.text)
         if at >= 0:
@@ -155,7 +173,8 @@ def _first(where: From, ids: tuple[int, ...], model: LanguageModel, row: int, n_
             if hit:
                 return hit[0]
         what = f"Text {where.text!r}"
-    shown = " ".join(repr(t) for t in token_texts(model.tokenizer, ids[:40]))
+    texts = ids[:40] if model.tokenizer is None else token_texts(model.tokenizer, ids[:40])
+    shown = " ".join(repr(t) for t in texts)
     which = f"prompt {row}" if n_rows > 1 else "the prompt"
     raise DataError(
         f"{what} does not occur in {which}, whose tokens are {shown}{' …' if len(ids) > 40 else ''}. Mind spaces and "
@@ -223,6 +242,11 @@ class Condition:
         own = model.resolve(self.at)
         if len(own) != 1:
             raise SiteError(f"A condition reads one site; {self.at!r} stands for {len(own)}.")
+        if own[0].part == "unembed.hook_out":
+            raise DataError(
+                "A condition cannot read 'unembed.hook_out': while generating only the logits of the last position are "
+                "computed, so what it finds would depend on the KV cache. Read at 'ln_final.hook_out' or before."
+            )
         early = [s for s in steered if order.index(s) < order.index(own[0].name)]
         if early:
             raise DataError(

@@ -49,6 +49,8 @@ class Ramp:
 
     def __post_init__(self) -> None:
         _checked("ramp", self.steps, self.start, self.end)
+        object.__setattr__(self, "start", float(self.start))
+        object.__setattr__(self, "end", float(self.end))
 
     def __call__(self, steps: Steps) -> Factors:
         done = steps.clamp(max=self.steps).float() / self.steps
@@ -67,6 +69,7 @@ class CosineDown:
 
     def __post_init__(self) -> None:
         _checked("cosine_down", self.steps, self.floor)
+        object.__setattr__(self, "floor", float(self.floor))
 
     def __call__(self, steps: Steps) -> Factors:
         down = (torch.cos(steps.clamp(max=self.steps).float() * (math.pi / self.steps)) + 1) / 2
@@ -87,7 +90,10 @@ class Windows:
     windows: Sequence[tuple[int, int]]
 
     def __post_init__(self) -> None:
-        found = tuple((a, b) for a, b in self.windows)
+        try:
+            found = tuple((a, b) for a, b in self.windows)
+        except (TypeError, ValueError):
+            found = ()
         whole = all(isinstance(x, int) and not isinstance(x, bool) for pair in found for x in pair)
         if not found or not whole or any(not 0 <= a < b for a, b in found):
             raise DataError(
@@ -117,11 +123,18 @@ class Listed:
     then: float = 0.0
 
     def __post_init__(self) -> None:
-        found = tuple(float(x) for x in self.factors)
+        try:
+            found, then = tuple(float(x) for x in self.factors), float(self.then)
+        except (TypeError, ValueError):
+            raise DataError(
+                f"A listed schedule takes numbers, the factor of each step, not {self.factors!r} (then {self.then!r}): "
+                "give a list such as [1.0, 0.5, 0.25]."
+            ) from None
         if not found:
             raise DataError("A listed schedule needs at least one factor, that of step 0 (the prompt).")
-        _checked("listed", 1, *found, self.then)
+        _checked("listed", 1, *found, then)
         object.__setattr__(self, "factors", found)
+        object.__setattr__(self, "then", then)
 
     def __call__(self, steps: Steps) -> Factors:
         table = torch.tensor([*self.factors, self.then], device=steps.device)
@@ -152,12 +165,12 @@ def as_schedule(given: Schedule | Mapping[str, Any] | Sequence[float] | str | No
         name, arguments = given["schedule"], {k: v for k, v in given.items() if k != "schedule"}
         if name == "constant" and not arguments:
             return None
-        if name in SCHEDULES:
+        if isinstance(name, str) and name in SCHEDULES:
             try:
                 return SCHEDULES[name](**arguments)
             except TypeError as error:
                 raise DataError(f"Schedule {name!r} does not take {arguments!r}: {error}.") from error
-        given = name
+        given = name if isinstance(name, str) else given
     if isinstance(given, Sequence) and not isinstance(given, str):
         return Listed(given)
     hint = did_you_mean(str(given), SCHEDULES)
@@ -170,5 +183,9 @@ def as_schedule(given: Schedule | Mapping[str, Any] | Sequence[float] | str | No
 def _checked(name: str, steps: int, *factors: float) -> None:
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise DataError(f"Schedule {name!r} takes a whole number of steps, at least 1, not {steps!r}.")
-    if not all(math.isfinite(x) for x in factors):
+    try:
+        finite = all(math.isfinite(x) for x in factors)
+    except TypeError:
+        raise DataError(f"Schedule {name!r} takes numbers as factors, not {list(factors)}.") from None
+    if not finite:
         raise DataError(f"Schedule {name!r} has factors that are not finite: {list(factors)}.")

@@ -13,17 +13,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from workbench.directions.algebra import members
+from workbench.model.tokens import as_list
 from workbench.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from workbench.directions import Direction, DirectionSet
     from workbench.model.language_model import LanguageModel
+    from workbench.model.tokens import Prompt
     from workbench.results import Result
 
 KIND = "steered_texts"
@@ -33,9 +36,9 @@ COSTS = {"cross_entropy": "nats per token", "repetition": "share of 4-grams", "l
 
 def steered_texts(
     model: LanguageModel,
-    prompts: Sequence[str],
+    prompts: Prompt | Sequence[Prompt],
     direction: Direction | DirectionSet,
-    strengths: Sequence[float],
+    strengths: float | Sequence[float],
     *,
     op: str = "add",
     parameters: Mapping[str, float] | None = None,
@@ -50,9 +53,9 @@ def steered_texts(
 
     Args:
         model: the language model.
-        prompts: texts to continue.
+        prompts: one or several to continue.
         direction: a direction, or a set (each member at its site).
-        strengths: of the operation; 0, the unsteered model, is put in.
+        strengths: one or several, of the operation; 0, the unsteered model, is put in.
         op, parameters: the operation, as of `workbench.steering.Operation`.
         where: position rule, as of `workbench.steering.rules.as_rule`.
         max_new_tokens: length of a continuation.
@@ -74,14 +77,16 @@ def steered_texts(
     from workbench.provenance import provenance
     from workbench.results import Result, array
     from workbench.steering import OPERATIONS, Operation, generate
+    from workbench.steering.asked import with_zero
     from workbench.steering.measure import measure_texts
     from workbench.steering.measure.resample import interval, nan_mean
     from workbench.steering.rules import as_rule
 
     progress, started = progress or Silent(), time.perf_counter()
-    doses = sorted({float(s) for s in strengths} | {0.0})
+    listed = as_list(prompts)
+    doses = with_zero(strengths)
     operation = Operation(op, **dict(parameters or {}))
-    n, zero = len(prompts), doses.index(0.0)
+    n, zero = len(listed), doses.index(0.0)
     shape = (2, len(doses), n)
     grids: dict[str, np.ndarray] = {name: np.full(shape, np.nan) for name in COSTS}
     texts, ended = np.empty(shape, dtype=object), np.zeros(shape, dtype=bool)
@@ -92,7 +97,7 @@ def steered_texts(
         if not strong:
             continue
         said = generate(
-            model, list(prompts) * len(strong), along, [s for s in strong for _ in range(n)], op=operation,
+            model, listed * len(strong), along, [s for s in strong for _ in range(n)], op=operation,
             where=as_rule(where), max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
             row_seeds=list(range(n)) * len(strong), force=force, progress=progress,
         )  # fmt: skip
@@ -126,7 +131,7 @@ def steered_texts(
     coords = {
         "direction": np.array(["steered", "random"]),
         "strength": ("strength", np.array(doses), {"units": OPERATIONS[op].strength}),
-        "prompt_text": ("prompt", np.array([str(p) for p in prompts])),
+        "prompt_text": ("prompt", np.array([str(p) for p in listed])),
     }
     attrs = {
         "direction": getattr(direction, "name", "") or "direction",
@@ -152,8 +157,16 @@ def _random_like(direction: Direction | DirectionSet, seed: int) -> Direction | 
     from workbench.directions import Direction, DirectionSet
     from workbench.directions.controls import random_controls
 
-    drawn = [random_controls(d, 1, seed + i)[0] for i, d in enumerate(members(direction))]
-    return drawn[0] if isinstance(direction, Direction) else DirectionSet(drawn, name="random")
+    drawn: list[Direction] = []
+    for d in members(direction):  # each from where the last one's seed ended, so that no two are the same
+        at = seed if not drawn else drawn[-1].settings["seed"] + 1
+        drawn += random_controls(d, 1, at)
+    if isinstance(direction, Direction):
+        return drawn[0]
+    own = [
+        replace(d, name=f"control {i}") for i, d in enumerate(drawn)
+    ]  # a member may itself be a random one
+    return DirectionSet(own, name="random")
 
 
 def _summary(data: xr.Dataset, n: int) -> dict[str, Any]:

@@ -30,14 +30,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workbench.directions import Direction
-from workbench.errors import DataError, SiteError
+from workbench.errors import DataError, MetricError, SiteError
 from workbench.model.tokens import Prompt, as_list
-from workbench.patching.metrics import Metric
+from workbench.patching.metrics import Metric, as_metric, continuation
 from workbench.progress import Silent
 from workbench.provenance import provenance
 from workbench.results import Result, array
 from workbench.statistics import bootstrap_interval
-from workbench.steering.extract.contrast import contrast, negligible
+from workbench.steering.extract.contrast import contrast, negligible, whole_layers
 
 if TYPE_CHECKING:
     from workbench.model.language_model import LanguageModel
@@ -58,7 +58,7 @@ def ablation_direction(
     model: LanguageModel,
     positive: Sequence[Prompt],
     negative: Sequence[Prompt],
-    metric: Metric,
+    metric: Metric | Any,
     *,
     layers: Sequence[int] | None = None,
     positions: Sequence[int] = (-1,),
@@ -77,8 +77,10 @@ def ablation_direction(
         positive: prompts that show the behaviour, at least 6: half make the candidates, a quarter chooses, the rest
             tests.
         negative: prompts that do not, at least 6; used likewise.
-        metric: at the last position, higher is more of the behaviour (`LogitDifference("I", "Sure")`).
-        layers: blocks whose stream gives candidates; all below `layers_below` of the depth by default.
+        metric: at the last position, higher is more of the behaviour (`LogitDifference("I", "Sure")`), or a function of
+            logits [row, d_vocab].
+        layers: blocks whose stream gives candidates, negative from the last; all below `layers_below` of the depth by
+            default.
         positions: negative token positions, counted from each prompt's end.
         kl_at_most, induced_at_least, layers_below: the tests; see the module.
         n_random: random directions for the control.
@@ -93,7 +95,7 @@ def ablation_direction(
     Raises:
         DataError: too few prompts, positions that are not negative, no candidate passes (the message has the nearest).
         SiteError: a model without attention or MLP outputs that are added to the stream.
-        MetricError, PositionError, PromptError: as elsewhere.
+        MetricError: also an answer of several tokens. PositionError, PromptError: as elsewhere.
 
     Example:
         >>> found = ablation_direction(model, harmful, harmless, LogitDifference(" cannot", " will"))
@@ -111,16 +113,25 @@ def ablation_direction(
     if not positions or any(p >= 0 for p in positions):
         raise DataError(f"Positions {list(positions)} must be negative: they count from each prompt's end.")
     limit = model.n_layers if layers is not None else max(1, int(layers_below * model.n_layers))
-    chosen = list(range(limit)) if layers is None else sorted(set(layers))  # as `contrast` gives its sites
-    if not chosen:
+    asked = list(range(limit)) if layers is None else whole_layers(layers)
+    if not asked:
         raise DataError(
             "No layers were given: leave `layers` away for all below `layers_below` of the depth."
         )
+    metric = as_metric(metric)
+    of = metric.resolve(model)
+    if continuation(metric, model):
+        raise MetricError(
+            f"{metric} needs tokens after the prompt, but an ablation direction is chosen at each prompt's last token: "
+            "give an answer of one token."
+        )
+    found_at = model.resolve(
+        [f"blocks.{layer}.hook_resid_post" for layer in asked]
+    )  # in the order of the model
+    sites, chosen = [site.name for site in found_at], [site.layer for site in found_at]
     random = np.random.default_rng(seed)
     parts = [_split(prompts, random) for prompts in sets]
     (train_pos, choose_pos, test_pos), (train_neg, choose_neg, test_neg) = parts
-    of = metric.resolve(model)
-    sites = [f"blocks.{layer}.hook_resid_post" for layer in chosen]
     plain = {key: _logits(model, p, {}) for key, p in (("pos", choose_pos), ("neg", choose_neg))}
     progress.stage("candidates", len(chosen) * len(positions))
     shape = (len(chosen), len(positions))

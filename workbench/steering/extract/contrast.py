@@ -8,6 +8,7 @@ All prompts of both sets and all sites are read in one pass (`workbench.collect`
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -141,6 +142,20 @@ def contrast(
             "paired": paired,
         },
     )
+
+
+def whole_layers(layers: Iterable[int]) -> list[int]:
+    """Numbers of blocks as plain ints, in the order given; a numpy array will do. Raises `DataError`."""
+    try:
+        listed = [operator.index(layer) for layer in layers]
+    except TypeError:
+        listed = []
+    if not listed:
+        raise DataError(
+            f"No layers were given ({layers!r}): give whole numbers of blocks, such as [10, 14] (negative ones "
+            "count from the last block), or leave them away."
+        )
+    return listed
 
 
 def one_site(model: LanguageModel, site: str, plural: str) -> str:

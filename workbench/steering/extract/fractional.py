@@ -26,7 +26,7 @@ from torch import Tensor
 
 from workbench.directions import Direction, DirectionSet
 from workbench.errors import DataError
-from workbench.steering.extract.contrast import contrast
+from workbench.steering.extract.contrast import contrast, whole_layers
 from workbench.steering.extract.in_context_vector import ApplyAt, Parts, vectors_of
 from workbench.steering.rules import From, rule_settings
 
@@ -85,7 +85,7 @@ def fractional(
     if apply_at not in ("mlp_out", "resid_post"):
         raise DataError(f"apply_at={apply_at!r}: give 'mlp_out' or 'resid_post'.")
     what = "A fractional-reasoning vector"
-    chosen = range(model.n_layers) if layers is None else layers
+    chosen = range(model.n_layers) if layers is None else whole_layers(layers)
     sites = [f"blocks.{layer}.hook_resid_post" for layer in chosen]
     targets = [site.name for site in model.resolve([f"blocks.{layer}.hook_{apply_at}" for layer in chosen])]
 

@@ -30,7 +30,14 @@ from torch import Tensor
 from workbench.directions import Direction, DirectionSet
 from workbench.errors import DataError
 from workbench.model.tokens import Prompt
-from workbench.steering.extract.contrast import Contrast, Position, contrast, negligible, root_mean_square
+from workbench.steering.extract.contrast import (
+    Contrast,
+    Position,
+    contrast,
+    negligible,
+    root_mean_square,
+    whole_layers,
+)
 from workbench.steering.extract.pca_of_differences import at_least_two, first_axis
 from workbench.steering.extract.quality import held_out
 
@@ -91,7 +98,7 @@ def in_context_vector(
             "'mlp_out' or 'resid_post'."
         )
     what = "An in-context vector"
-    chosen = range(model.n_layers) if layers is None else layers
+    chosen = range(model.n_layers) if layers is None else whole_layers(layers)
     sites = [f"blocks.{layer}.hook_resid_post" for layer in chosen]
     targets = [site.name for site in model.resolve([f"blocks.{layer}.hook_{apply_at}" for layer in chosen])]
     rows = contrast(

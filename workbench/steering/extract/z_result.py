@@ -190,7 +190,7 @@ def build(
         "solved_but_not_written": int((found.solved.view(shape).numpy()[best] & ~kept_exact).sum()),
     }
     if pairs:
-        summary["restart_cosine"] = round(float(cosines.mean()), 4)
+        summary["restart_cosine"] = round(float(np.abs(cosines).mean()), 4)  # mean |cos|, as the line below
         summary["random_cosine"] = round(float(np.sqrt(2 / np.pi / found.z.shape[1])), 4)
     return Result("z_steer", data, made, summary)
 
@@ -215,7 +215,7 @@ def of_sentence(result: Result, i: int) -> dict[str, Any]:
         value = float(one[f"bleu_{name}"])
         found[f"bleu_{name}"] = None if np.isnan(value) else round(value, 3)
     if "restart_cosine" in one:
-        found["restart_cosine"] = float(result.data["restart_cosine"].isel(sentence=i).mean())
+        found["restart_cosine"] = float(np.abs(result.data["restart_cosine"].isel(sentence=i)).mean())
     return found
 
 

@@ -109,8 +109,9 @@ def z_steer(
         `ZSteer`. Its result has dims `sentence`, `restart`, `step`: `log_likelihood` [sentence, restart, step] (nats,
         NaN after the stop), `steps`, `solved` (teacher-forced argmax), `exact` (generated), `bleu` (sentence BLEU-4 on
         token ids), `norm` [sentence, restart]; `best`, `written`, `bleu_no_z`, `bleu_random_z`, `bleu_other_z`
-        [sentence] (NaN for one sentence); `restart_cosine` [sentence, pair]. `summary`: shares with Wilson intervals,
-        BLEU and that of each control (of the corpus, and the mean over sentences, which is smoothed).
+        [sentence] (NaN for one sentence); `restart_cosine` [sentence, pair] (signed; the summary's
+        is the mean of |cos|, beside that of random vectors). `summary`: shares with Wilson intervals, BLEU and
+        that of each control (of the corpus, and the mean over sentences, which is smoothed).
 
     Raises:
         DataError: no sentences, the same twice, settings that make no sense.

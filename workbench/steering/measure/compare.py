@@ -51,7 +51,7 @@ def compare_methods(
     tasks: Sequence[SteeringTask],
     methods: Mapping[str, Method] | None = None,
     *,
-    sites: Sequence[str],
+    sites: str | Sequence[str],
     target_kl: float = 0.5,
     n_random: int = 3,
     where: Where = "all",
@@ -66,7 +66,8 @@ def compare_methods(
         model: the language model.
         tasks: what steering should do; see `SteeringTask`.
         methods: name -> function `(model, examples, site) -> Direction`; by default `METHODS`.
-        sites: candidate sites; each method keeps the one that is best on the selection prompts.
+        sites: candidate sites, one or several names or globs; each method keeps the one that is best on the selection
+            prompts.
         target_kl: nats per token along the unsteered continuation, on the selection prompts.
         n_random: random directions of the control, at each site kept.
         where: position rule.
@@ -91,7 +92,8 @@ def compare_methods(
     progress = progress or Silent()
     started = time.perf_counter()
     chosen = dict(METHODS if methods is None else methods)
-    names = list(dict.fromkeys(site.name for pattern in sites for site in model.resolve(pattern)))
+    patterns = [sites] if isinstance(sites, str) else sites
+    names = list(dict.fromkeys(site.name for pattern in patterns for site in model.resolve(pattern)))
     _check(tasks, chosen, names, n_random)
     options = {"where": where, "tokens_per_batch": tokens_per_batch, "progress": progress}
     settings = _Settings(model, chosen, names, target_kl, n_random, tolerance, seed, progress, options)

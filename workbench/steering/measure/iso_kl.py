@@ -24,7 +24,7 @@ from itertools import pairwise
 import numpy as np
 
 from workbench.directions import Direction
-from workbench.errors import DataError
+from workbench.errors import DataError, PositionError
 from workbench.model.language_model import LanguageModel
 from workbench.model.tokens import Prompt, as_list, encode
 from workbench.progress import Progress, Silent
@@ -206,6 +206,7 @@ def iso_kl(
     Raises:
         DataError: no directions, no prompts, a direction of another model, site or width, a target that is not a
             positive number.
+        PositionError: a rule that steers nothing of continuations that are generated here.
 
     Example:
         >>> [c.strength for c in iso_kl(model, ["I think that", "My"], None, [d, random], 0.5)]
@@ -217,6 +218,11 @@ def iso_kl(
         direction.fits(model, force=force)
     progress = progress or Silent()
     if continuations is None:
+        if where == "generated" and new_tokens == 1:
+            raise PositionError(
+                "Position rule 'generated' steers nothing along a continuation of one token, which is not read again: "
+                "give new_tokens=2 or more, or steer at 'all' or 'last'."
+            )
         continuations = generate(model, listed, max_new_tokens=new_tokens, progress=progress).tokens
     ids = [list(encode(model, prompt)) for prompt in listed]
     norms = {site: mean_norm(model, ids, site) for site in dict.fromkeys(d.site for d in directions)}

@@ -41,7 +41,7 @@ class Examples:
     positive: tuple[Prompt, ...]
     negative: tuple[Prompt, ...]
     name: str = ""
-    _read: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    _read: dict[tuple[str, str], Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not self.positive or len(self.positive) != len(self.negative):
@@ -51,15 +51,16 @@ class Examples:
             )
 
     def read(self, model: LanguageModel, sites: Iterable[str], *, progress: Progress | None = None) -> None:
-        """Read the last token's activations at several sites in one pass; they are kept."""
-        if missing := [s for s in sites if s not in self._read]:
+        """Read the last token's activations at several sites in one pass; they are kept, for each model its own."""
+        of = model.fingerprint
+        if missing := [s for s in sites if (of, s) not in self._read]:
             acts = collect(model, [*self.positive, *self.negative], missing, -1, progress=progress)
-            self._read |= {site: acts.rows(site).float().flatten(1) for site in acts.sites}
+            self._read |= {(of, site): acts.rows(site).float().flatten(1) for site in acts.sites}
 
     def at(self, model: LanguageModel, site: str) -> tuple[Tensor, Tensor]:
         """([pair, d], [pair, d]) float32 activations of the positive and the negative prompts."""
         self.read(model, [site])
-        rows = self._read[site]
+        rows = self._read[model.fingerprint, site]
         return rows[: len(self.positive)], rows[len(self.positive) :]
 
 

@@ -89,6 +89,32 @@ def as_scorer(given: object, name: str = "") -> FunctionScorer:
     return FunctionScorer(given, name or str(own), str(getattr(given, "units", "")))
 
 
+def encoded_targets(model: LanguageModel, targets: str | Sequence[str]) -> dict[str, list[int]]:
+    """Target -> its token ids, each tokenised on its own.
+
+    Args:
+        model: the language model.
+        targets: one string or several.
+
+    Raises:
+        MetricError: no strings, one twice, one without tokens, or a model without a tokenizer.
+    """
+    listed = [targets] if isinstance(targets, str) else list(targets)
+    if not listed:
+        raise MetricError("No targets were given: give strings such as [' good', ' great'].")
+    if odd := [t for t in listed if not isinstance(t, str)]:
+        raise MetricError(f"The target {odd[0]!r} is no text: give strings such as [' good', ' great'].")
+    if len(set(listed)) < len(listed):
+        raise MetricError(f"A target is there twice: {listed}. Give each once.")
+    if model.tokenizer is None:
+        raise MetricError(f"Targets are texts, but {model.name} has no tokenizer.")
+    found = {t: list(model.tokenizer(t, add_special_tokens=False)["input_ids"]) for t in listed}
+    for target, ids in found.items():
+        if not ids:
+            raise MetricError(f"The target {target!r} has no tokens: give a text.")
+    return found
+
+
 def target_log_probability(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
@@ -114,16 +140,15 @@ def target_log_probability(
         [dose, prompt, target] in nats.
 
     Raises:
-        MetricError: no strings, or one without tokens.
+        MetricError: no strings, one twice, or one without tokens.
     """
-    if isinstance(targets, str) or not targets:
-        raise MetricError("No targets were given: give a list of strings such as [' good', ' great'].")
-    encoded = [list(model.tokenizer(t, add_special_tokens=False)["input_ids"]) for t in targets]
-    for target, ids in zip(targets, encoded, strict=True):
-        if not ids:
-            raise MetricError(f"The target {target!r} has no tokens: give a text.")
-    cells = [(j, i, k) for j in range(len(doses)) for i in range(len(prompts)) for k in range(len(targets))]
-    found = np.zeros((len(doses), len(prompts), len(targets)))
+    if isinstance(targets, str):
+        raise MetricError(
+            "No targets were given, but one text: give a list of strings such as [' good', ' great']."
+        )
+    encoded = list(encoded_targets(model, targets).values())
+    cells = [(j, i, k) for j in range(len(doses)) for i in range(len(prompts)) for k in range(len(encoded))]
+    found = np.zeros((len(doses), len(prompts), len(encoded)))
 
     def visit(n: int, logits: Tensor) -> None:
         wanted = logits.new_tensor(encoded[cells[n][2]]).long()

@@ -129,16 +129,22 @@ class SteerDirectionSpec(Spec):
         return replace(result, data=with_direction(result.data, direction))
 
     def made(self, model: LanguageModel, progress: Progress) -> Direction | DirectionSet:
-        """The direction: from the library, or the mean difference of the prompts. Raises what those raise."""
+        """The direction: from the library (of a set of one its member), or the mean difference of the prompts.
+
+        Raises what those raise.
+        """
         if not self.direction:
             from workbench.steering import mean_difference
 
             return mean_difference(
                 model, self.positive, self.negative, self.site, seed=self.seed, progress=progress
             )
+        from workbench.directions import DirectionSet
         from workbench.directions.named import named
 
         found = named(self.direction)
+        if isinstance(found, DirectionSet) and len(found) == 1:
+            found = found[0]
         found.fits(model, force=self.force)
         return found
 

@@ -17,8 +17,8 @@ class TwoSides(Spec):
     Attributes:
         dataset: a labelled set (`workbench data list`), or a file of one.
         positive, negative: labels steered towards and away from.
-        pair_by: field that pairs a text of one label with one of the other: both have one value of it (`group`), or it
-            holds the other's id (`counterpart` of `sentiment`); None: no pairs.
+        pair_by: field that pairs a text of one label with one of the other: both have one value of it (`group`);
+            where no two have, it is taken to hold the other's id (`counterpart` of `sentiment`). None: no pairs.
         n_train: texts of each label, drawn with the seed.
     """
 
@@ -54,9 +54,8 @@ class TwoSides(Spec):
             drawn = [one.sample(min(self.n_train, len(one)), seed=self.seed).texts for one in found]
             return list(drawn[0]), list(drawn[1])
         first = self._by_pair(found[0], self.positive)
-        ids = dict(zip(found[1].column("id"), found[1].texts, strict=True))
-        second = ids if set(first) <= set(ids) else self._by_pair(found[1], self.negative)
-        both = [key for key in first if key in second]
+        second = self._partners(first, found[1])
+        both = [key for key in first if key is not None and key in second]
         if len(both) < 2:
             raise DataError(
                 f"Only {len(both)} values of {self.pair_by!r} have a text of {self.positive!r} and one of "
@@ -65,10 +64,26 @@ class TwoSides(Spec):
         order = np.random.default_rng(self.seed).permutation(len(both))[: self.n_train]
         return [first[both[i]] for i in order], [second[both[i]] for i in order]
 
+    def _partners(self, first: dict[Any, str], negatives: Any) -> dict[Any, str]:
+        """The negatives by the field's value; by id where the field pairs nothing and every value of `first` is one."""
+        ids = dict(zip(negatives.column("id"), negatives.texts, strict=True))
+        are_ids = set(first) <= set(ids)
+        try:
+            second = self._by_pair(negatives, self.negative)
+        except DataError:
+            if are_ids:
+                return ids
+            raise
+        return second if not are_ids or any(key in second for key in first if key is not None) else ids
+
     def _by_pair(self, prompts: Any, label: str) -> dict[Any, str]:
         """Value of the field -> text."""
         assert self.pair_by is not None
         values = prompts.column(self.pair_by)
+        if odd := [v for v in values if isinstance(v, (list, dict))]:
+            raise DataError(
+                f"{self.pair_by!r} is {odd[0]!r} for a text labelled {label!r}: pairs need a text or number."
+            )
         if len(set(values)) < len(values):
             twice = next(v for v in values if values.count(v) > 1)
             raise DataError(

@@ -1,7 +1,9 @@
 """Spec of making directions: one method, at many sites, and how well each separates texts it has not seen.
 
-    auc[site]    held-out AUC of the direction made from half of the texts (`workbench.steering.extract.quality`),
-                 beside that of shuffled labels
+    auc[site]             held-out AUC of the direction made from half of the texts
+                          (`workbench.steering.extract.quality`), beside that of shuffled labels
+    p_value[site]         against the shuffles at this site: for a site that was chosen beforehand
+    p_value_best[site]    against the maximum over sites of each shuffle: for the best site (`summary["best"]`)
 
 The result carries the directions themselves (`workbench.directions.carried`), one a site, to be saved into the library.
 """
@@ -78,9 +80,14 @@ class MakeSpec(TwoSides):
         }
         values |= {
             key: np.array([q[key] for q in quality])
-            for key in ("control_auc", "control_auc_high", "control_accuracy", "p_value")
+            for key in ("control_auc", "control_auc_high", "control_accuracy", "p_value", "p_value_best")
         }
         variables: dict[str, Any] = {name: array(("site",), value) for name, value in values.items()}
+        for name, what in (
+            ("p_value", "of this site by itself"),
+            ("p_value_best", "max over sites of each shuffle"),
+        ):
+            variables[name][2]["long_name"] = f"p, {what}"
         variables["scale"] = array(("site",), [d.scale for d in made], units="activation")
         attrs = {
             "method": self.method,
@@ -105,10 +112,11 @@ class MakeSpec(TwoSides):
         best = int(np.argmax(values["auc"]))
         shown = {
             key: round(float(values[key][best]), 4)
-            for key in ("auc", "auc_low", "auc_high", "control_auc", "p_value")
+            for key in ("auc", "auc_low", "auc_high", "control_auc", "p_value_best")
         }
         summary = {
             "best": {"site": made[best].site, **shown},
+            "p_value_best_is": f"against the max over {len(made)} sites of each of {self.shuffles} shuffles",
             "n": f"{len(sides[0])} + {len(sides[1])} texts",
         }
         return Result("direction_make", with_direction(data, made), used, summary)
