@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,14 +20,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.collection.batching import TOKENS_PER_BATCH, batches, read_rows
-from workbench.errors import DataError, PositionError
+from workbench.collection.batching import TOKENS_PER_BATCH, batches, positions_per_prompt, read_rows
+from workbench.errors import DataError, PositionError, SiteError
 from workbench.files import publish_file
 from workbench.model.language_model import LanguageModel
-from workbench.model.tokens import Positions, Prompt, TokenBatch, as_list, batch, from_ids
+from workbench.model.tokens import Positions, Prompt, as_list, batch, from_ids
 from workbench.progress import Progress, Silent
 from workbench.provenance import Provenance, provenance
 from workbench.sites.names import expand
+
+_FROM_THE_END = re.compile(r"blocks\.(\{[^}]*)?-\d")
+"""A block number that counts from the last, alone or in braces."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +69,30 @@ class Activations:
         return list(self.values)
 
     def _name(self, site: str) -> str:
+        """The one site that a name or pattern stands for."""
         layers = [int(s.split(".")[1]) for s in self.sites if s.startswith("blocks.")]
-        found = expand(site, self.sites, n_layers=max(layers, default=-1) + 1, model_name="This collection")
+        known = self.provenance.model.get("n_layers")
+        if known is None and _FROM_THE_END.search(site):
+            raise SiteError(
+                f"{site!r} counts blocks from the last, but these activations do not say how many the model has: "
+                f"name the block, one of {', '.join(map(str, sorted(set(layers)))) or 'none'}."
+            )
+        n_layers = max(layers, default=-1) + 1 if known is None else known
+        found = expand(site, self.sites, n_layers=n_layers, model_name="This collection")
+        if len(found) > 1:
+            shown = ", ".join(found[:4]) + (", …" if len(found) > 4 else "")
+            raise SiteError(
+                f"{site!r} stands for {len(found)} sites of these activations ({shown}): name one."
+            )
         return found[0]
 
     def rows(self, site: str) -> Tensor:
-        """[row, ...] activations at one site; an unknown site is a `SiteError`."""
+        """[row, ...] activations at one site, given by its name or a pattern that stands for it alone.
+
+        Raises:
+            SiteError: no such site was collected, or the pattern stands for several; a block counted from the last
+                where the number of the model's blocks is not known.
+        """
         return self.values[self._name(site)]
 
     def __getitem__(self, site: str) -> Tensor:
@@ -78,8 +100,11 @@ class Activations:
 
         Raises:
             PositionError: prompts have different numbers of positions; use `rows` or `of_prompt`.
+            SiteError: as of `rows`.
         """
         rows = self.rows(site)
+        if not self.n_prompts:
+            return rows.reshape(0, 0, *rows.shape[1:])
         counts = np.bincount(self.prompt, minlength=self.n_prompts)
         if len(set(counts.tolist())) != 1:
             raise PositionError(
@@ -214,7 +239,8 @@ def collect(
         prompts: one prompt or many: texts, chats or token ids.
         sites: site names, globs or lists of them.
         positions: `"all"`, an index (negative counts from each prompt's end; -1, the default, is where the
-            model decides what comes next), a list of indices, or one list per prompt.
+            model decides what comes next), a list of indices, or one list per prompt. Rows of a prompt come in the
+            order asked for. Arrays and tensors of whole numbers are as good as lists.
         tokens_per_batch: tokens in one forward pass, padding included. Results do not depend on it.
         check_finite: raise on NaN or infinite activations (one pass over what was read).
         progress: where to report, one item per prompt.
@@ -228,7 +254,7 @@ def collect(
     resolved = model.resolve(sites)
     encoded = batch(model, as_list(prompts))
     ids = [encoded.ids[i, :n].tolist() for i, n in enumerate(encoded.lengths)]
-    wanted = _positions_per_prompt(encoded, positions)
+    wanted = positions_per_prompt(encoded, positions)
     progress.stage("collect", len(ids))
     longest = max(encoded.lengths)
     parts: dict[str, list[Tensor]] = {site.name: [] for site in resolved}
@@ -259,15 +285,6 @@ def collect(
             settings={"positions": str(positions)},
         ),
     )
-
-
-def _positions_per_prompt(encoded: TokenBatch, positions: Any) -> list[list[int]]:
-    nested = isinstance(positions, (list, tuple)) and positions and isinstance(positions[0], (list, tuple))
-    if not nested:
-        return [encoded.resolve(i, positions) for i in range(len(encoded))]
-    if len(positions) != len(encoded):
-        raise PositionError(f"{len(positions)} lists of positions were given for {len(encoded)} prompts.")
-    return [encoded.resolve(i, p) for i, p in enumerate(positions)]
 
 
 def _not_finite(

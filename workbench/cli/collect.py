@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,12 +23,15 @@ from workbench.cli.common import (
 app = new_app()
 
 Engine = Literal["local", "ray"]
+_OF_ONE_FILE = ("data", "out", "sites", "positions", "limit", "model", "device", "dtype", "json")
+_OF_RAY = ("workers", "cpus_per_worker", "gpus_per_worker", "address")
 
 
 @app.command(
     epilog="Example: workbench collect plain-text --sites 'blocks.15.hook_resid_post' --positions all --out acts/"
 )
 def collect(
+    command: typer.Context,
     data: Annotated[
         str,
         typer.Argument(
@@ -99,8 +103,16 @@ def collect(
     wanted = _positions(positions or ["last"])
     chosen = sites or ["blocks.*.hook_resid_post"]
     if out.suffix == ".safetensors":
+        others = [name for name in command.params if name not in _OF_ONE_FILE]
+        _refuse(
+            command, others, "is for a store (--out FOLDER), not for one file: give a folder, or leave it out"
+        )
         _into_one_file(data, out, chosen, wanted, limit, model, device, dtype, json)
         return
+    if generate is None:
+        _refuse(command, ("temperature", "seed"), "is for --generate: give how many tokens, or leave it out")
+    if engine == "local":
+        _refuse(command, _OF_RAY, "is for --engine ray: give that as well, or leave it out")
     from workbench.collection.generation import Generation
     from workbench.collection.to_store import collect_to
 
@@ -152,6 +164,16 @@ def collect(
         "seconds": round(time.monotonic() - began, 1),
     }
     _show(facts, json)
+
+
+def _refuse(command: typer.Context, names: Iterable[str], why: str) -> None:
+    """An error for options that would have no effect, where they are not at their defaults."""
+    from workbench.errors import DataError
+
+    options = {option.name: option for option in command.command.params}
+    given = [options[n].opts[0] for n in names if command.params[n] != options[n].default]
+    if given:
+        raise DataError(f"{', '.join(given)} {why}.")
 
 
 def _positions(given: list[str]) -> Any:

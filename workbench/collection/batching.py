@@ -11,13 +11,14 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from workbench.collection.items import Context
+from workbench.errors import PositionError
 from workbench.model.language_model import LanguageModel
 from workbench.model.tokens import TokenBatch
 from workbench.sites.catalog import Site
@@ -89,7 +90,9 @@ def read_rows(
         wanted: absolute positions for each prompt of the batch; rows come in that order.
         longest: keys that an attention pattern's rows are padded to with zeros.
     """
-    whole = not part.padded and all(len(w) == n for w, n in zip(wanted, part.lengths, strict=True))
+    whole = not part.padded and all(
+        list(w) == list(range(n)) for w, n in zip(wanted, part.lengths, strict=True)
+    )
     counts = [len(w) for w in wanted]
     offsets = (
         part.ids.shape[1] - np.array(part.lengths) if part.side == "left" else np.zeros(len(counts), int)
@@ -111,6 +114,50 @@ def read_rows(
     with model.hooks(read=[s.name for s in sites], stop=True, select=gather) as session:
         model.forward(part)
     return {site.name: session[site.name] for site in sites}
+
+
+def positions_per_prompt(encoded: TokenBatch, positions: Any) -> list[list[int]]:
+    """[prompt][row] absolute positions.
+
+    Args:
+        encoded: the prompts.
+        positions: `"all"`, an index, some indices, or one list of them for each prompt; arrays are as good as lists.
+
+    Raises:
+        PositionError: something else, a position outside its prompt, or more or fewer lists than prompts.
+    """
+    given = _plain(positions)
+    if isinstance(given, Iterable) and not isinstance(given, str):
+        given = [_plain(p) for p in given]
+        nested = [isinstance(p, list | tuple | range) for p in given]
+        if any(nested):
+            if not all(nested):
+                raise PositionError(
+                    "Positions mix lists with single indices: give indices, or one list of them for each prompt."
+                )
+            if len(given) != len(encoded):
+                raise PositionError(f"{len(given)} lists of positions were given for {len(encoded)} prompts.")
+            return [encoded.resolve(i, _indices(p)) for i, p in enumerate(given)]
+        given = _indices(given)
+    elif given != "all":
+        given = _indices([given])
+    return [encoded.resolve(i, given) for i in range(len(encoded))]
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _indices(given: Iterable[Any]) -> list[int]:
+    """Whole numbers, none of them a bool or a float."""
+    found = [_plain(p) for p in given]
+    wrong = next((p for p in found if isinstance(p, bool) or not isinstance(p, int)), found)
+    if wrong is not found:
+        raise PositionError(
+            f"Position {wrong!r} is no index: give 'all', whole numbers such as 0 or -1, or one list of them for each "
+            "prompt. `collect_to` knows other rules, such as 'last' and 'span:NAME'."
+        )
+    return found
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -81,9 +81,9 @@ def _parts(
         return None
     at = len(pieces[0])
     parts = []
-    for message, piece in zip(messages, pieces[1:], strict=True):
+    for number, (message, piece) in enumerate(zip(messages, pieces[1:], strict=True), start=1):
         said = message["content"]
-        last = piece is pieces[-1]
+        last = number == len(messages)
         for form in (said, said.strip(), said.lstrip(), said.rstrip()):
             rest = form + piece
             if text.startswith(rest, at) and (not last or at + len(rest) == len(text)):

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 from workbench.collection.chats import Part, render
 from workbench.collection.items import Context, Item
-from workbench.errors import PromptError
+from workbench.errors import PromptError, did_you_mean
 from workbench.model.language_model import LanguageModel
 from workbench.model.offsets import covered, spell
 from workbench.model.text_side import TextSide
+from workbench.model.tokens import unknown_words
 
 __all__ = ["ANSWER", "Encoder"]
 
@@ -73,6 +74,10 @@ class Encoder:
         self._ending: list[int] = []
         self._special: frozenset[int] = frozenset()
         self._texts: dict[int, str] = {}
+        if need_texts and self.tokenizer is None:
+            raise PromptError(
+                f"{model.name} has no tokenizer, so the texts of its tokens are not known: give positions by number."
+            )
         if self.tokenizer is not None:
             self.bos, self.eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
             self._special = frozenset(self.tokenizer.all_special_ids)
@@ -84,8 +89,8 @@ class Encoder:
         """The whole context of each item, however long.
 
         Raises:
-            PromptError: an item without tokens, with a token id the model does not have, or with spans that the
-                tokenizer cannot place; it names the prompt.
+            PromptError: an item without tokens, with a word or token id the model does not have, or with spans that
+                the tokenizer cannot place; it names the prompt.
         """
         drafts = [self._draft(item) for item in items]
         wanted: dict[tuple[str, bool], None] = {}
@@ -96,7 +101,11 @@ class Encoder:
                 wanted[draft.text, draft.special] = None
                 if self._answer(item):
                     wanted[draft.text + (item.answer or ""), draft.special] = None
-        known = self._tokenise(wanted, offsets and self.fast)
+        try:
+            known = self._tokenise(wanted, offsets and self.fast)
+        except Exception:  # what the tokenizers library raises for an unknown word has no class of its own
+            self._refuse_unknown_words(items, drafts)
+            raise
         return [self._context(item, draft, known) for item, draft in zip(items, drafts, strict=True)]
 
     def one_token(self, token: int, *, written: bool) -> Context:
@@ -148,6 +157,15 @@ class Encoder:
                 kept = None if at is None else self._without_dummies(ids[twice:], at[twice:])
                 known[text, special] = _Tokens(list(ids[twice:]), kept)
         return known
+
+    def _refuse_unknown_words(self, items: Sequence[Item], drafts: Sequence[_Draft]) -> None:
+        for item, draft in zip(items, drafts, strict=True):
+            text = (draft.text or "") + ((item.answer or "") if self._answer(item) else "")
+            if unknown := unknown_words(self.tokenizer, text):
+                raise PromptError(
+                    f"Prompt {item.id!r} has the word {unknown[0]!r}, which {self.model.name} does not know."
+                    f"{did_you_mean(unknown[0], self.tokenizer.get_vocab())}"
+                )
 
     def _without_dummies(self, ids: Sequence[int], offsets: Offsets) -> Offsets:
         """Offsets in which a space that the tokenizer itself put before the text has no characters."""

@@ -16,16 +16,21 @@ field that is not there, and so is an empty `answer`, `id` or `spans`: a table h
 from __future__ import annotations
 
 import datetime
+import json
 import math
+import operator
+import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from workbench.collection.items import Item
 from workbench.errors import DataError, did_you_mean
 
-__all__ = ["EmptyText", "item_of"]
+__all__ = ["EmptyText", "item_of", "whole_number"]
 
 _SPANS = """expected {"name": [start, end], ...} with characters of the text counted from 0"""
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _KINDS = "a text, a row of fields, a list of token ids, or a list of messages with 'role' and 'content'"
 
 
@@ -58,18 +63,25 @@ def item_of(
         >>> item_of({"text": "Rome is in", "answer": " Italy", "page": 3}, number=1, where="row 1").labels
         {'page': 3}
     """
+    try:
+        return _checked(_read(value, number, where, text_column, labels), where)
+    except RecursionError:
+        raise DataError(f"{where}: lists or objects lie too deep in each other to be kept.") from None
+
+
+def _read(value: Any, number: int, where: str, text_column: str, labels: Collection[str] | None) -> Item:
     if isinstance(value, Item):
-        return _checked(value, where)
+        return _plain_item(value, where)
     if hasattr(value, "tolist") and not isinstance(value, Mapping):
         value = value.tolist()
     if isinstance(value, str):
-        return _checked(Item(str(number), text=value), where)
+        return Item(str(number), text=value)
     if isinstance(value, Mapping):
-        return _checked(_from_fields(value, number, where, text_column, labels), where)
+        return _from_fields(value, number, where, text_column, labels)
     if isinstance(value, list | tuple) and value:
         if all(isinstance(v, Mapping) for v in value):
-            return _checked(Item(str(number), messages=_messages(value, where)), where)
-        return _checked(Item(str(number), ids=_ids(value, where)), where)
+            return Item(str(number), messages=_messages(value, where))
+        return Item(str(number), ids=_ids(value, where))
     hint = " For one prompt of token ids give a list that holds it: [[5, 6, 7]]." if _is_int(value) else ""
     what = "an empty list" if isinstance(value, list | tuple) else f"a {type(value).__name__}"
     raise DataError(f"{where}: {what}; expected {_KINDS}.{hint}")
@@ -102,6 +114,27 @@ def _from_fields(
     return Item(**values)
 
 
+def _plain_item(item: Item, where: str) -> Item:
+    """An `Item` of the caller's own, its fields read as those of a row are."""
+    if not isinstance(item.id, str):
+        raise DataError(f"{where}: the id of an Item is {item.id!r}; expected text, such as '{item.id}'.")
+    for name, kind, expected in (
+        ("text", str, "text"),
+        ("answer", str, "text"),
+        ("labels", Mapping, "a dict"),
+    ):
+        given = getattr(item, name)
+        if given is not None and not isinstance(given, kind):
+            raise DataError(f"{where}: {name!r} of an Item is {given!r}; expected {expected}.")
+    return replace(
+        item,
+        messages=None if item.messages is None else _messages(item.messages, where),
+        ids=None if item.ids is None else _ids(item.ids, where),
+        spans=_spans(item.spans, where),
+        labels={str(name): _plain(value, f"{where}: {name!r}") for name, value in item.labels.items()},
+    )
+
+
 def _checked(item: Item, where: str) -> Item:
     n = sum(x is not None for x in (item.text, item.messages, item.ids))
     if n != 1:
@@ -118,30 +151,46 @@ def _checked(item: Item, where: str) -> Item:
                 f"{where}: span {name!r} is [{start}, {end}], but the text has {len(item.text or '')} characters: "
                 "expected 0 <= start < end <= that."
             )
+    _refuse_half_characters(item, where)
     return item
 
 
+def _refuse_half_characters(item: Item, where: str) -> None:
+    """A lone surrogate (`"\\ud83d"` in JSON) is half of a character: no tokenizer and no file takes it."""
+    said = [message[key] for message in item.messages or () for key in ("role", "content")]
+    labels = [json.dumps(item.labels, ensure_ascii=False)] if item.labels else []
+    places = [("text", [item.text]), ("answer", [item.answer]), ("id", [item.id]), ("messages", said)]
+    for name, texts in [*places, ("spans", list(item.spans)), ("labels", labels)]:
+        if any(_SURROGATE.search(text) for text in texts if text and not text.isascii()):
+            raise DataError(
+                f"{where}: {name!r} of prompt {item.id!r} has half of a character (a lone surrogate, as in "
+                '"\\ud83d"), which is no text: mend or remove it.'
+            )
+
+
 def _id(value: Any, number: int, where: str) -> str:
+    value = _python(value)
     if not isinstance(value, str | int) or isinstance(value, bool):
         raise DataError(f"{where}: 'id' is a {type(value).__name__}; expected text or a number.")
     return str(value) if value != "" else str(number)
 
 
 def _answer(value: Any, where: str) -> str:
+    value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise DataError(f"{where}: 'answer' is a {type(value).__name__}; expected text.")
     return str(value)
 
 
 def _ids(value: Any, where: str) -> tuple[int, ...]:
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    wrong = next((v for v in value if not _is_int(v)), None) if isinstance(value, list | tuple) else value
-    if wrong is not None or not value:
-        raise DataError(
-            f"{where}: {wrong if wrong is not None else value!r} is no token id; expected {_KINDS}."
-        )
-    return tuple(value)
+    value = _python(value)
+    if not isinstance(value, list | tuple) or not value:
+        raise DataError(f"{where}: {value!r} is no list of token ids; expected {_KINDS}.")
+    ids = [_python(v) for v in value]
+    wrong = next((v for v in ids if not _is_int(v)), None)
+    if wrong is not None:
+        raise DataError(f"{where}: {wrong!r} is no token id; expected {_KINDS}.")
+    return tuple(ids)
 
 
 def _messages(value: Any, where: str) -> tuple[dict[str, Any], ...]:
@@ -201,6 +250,21 @@ def _no_text(row: Mapping[str, Any], where: str, text_column: str) -> NoReturn:
         f"{did_you_mean(text_column, names)} Name the field that holds the text with "
         "text_column=..., or give 'messages' or 'ids'."
     )
+
+
+def _python(value: Any) -> Any:
+    """A numpy array or scalar as plain Python, and a whole float as the integer it was before a table had gaps."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def whole_number(value: Any) -> int | None:
+    """An integer of Python or of an array as Python's own; None for anything else, `True` and `3.0` as well."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
 
 
 def _missing(value: Any) -> bool:

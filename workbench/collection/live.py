@@ -16,6 +16,7 @@ from torch import Tensor
 from workbench.collection.batching import TOKENS_PER_BATCH
 from workbench.collection.contexts import contexts as make_contexts
 from workbench.collection.engine import Engine
+from workbench.collection.fields import whole_number
 from workbench.collection.selection import Selection
 from workbench.collection.sources import open_source
 from workbench.errors import DataError
@@ -27,7 +28,8 @@ class LiveLoader:
 
     Args:
         model: the language model.
-        data: as in `collect_to`. It is read again from its beginning when it ends (`epochs` times).
+        data: as in `collect_to`. It is read again from its beginning when it ends (`epochs` times), which a generator
+            cannot be: give a function that makes it, or `epochs=1`.
         site: one site.
         batch_size: rows in a batch.
         positions: as in `collect_to`.
@@ -35,12 +37,13 @@ class LiveLoader:
         context, pack: as in `collect_to`.
         buffer_rows: rows that are mixed with each other.
         seed: of the mixing.
-        epochs: how often the data is read; None for ever.
+        epochs: how often the data is read; None for ever. Rows at the end that do not fill a batch are dropped.
         dtype: of the batches; float32 by default, as training wants it.
         device: of the batches; default: the model's.
 
     Raises:
-        DataError: a site that is not one, a buffer smaller than two batches, data without a single row.
+        DataError: a site that is not one, a buffer smaller than two batches, data without a single row, a generator
+            that would be read more than once.
 
     Example:
         >>> batches = LiveLoader(model, "plain-text", "blocks.15.hook_resid_post", batch_size=1024, context=128)
@@ -66,6 +69,8 @@ class LiveLoader:
         dtype: torch.dtype = torch.float32,
         device: str | torch.device | None = None,
     ) -> None:
+        if epochs is not None and (whole_number(epochs) or 0) < 1:
+            raise DataError(f"epochs is {epochs!r}; expected a whole number, at least 1, or None for ever.")
         if batch_size < 1 or buffer_rows < 2 * batch_size:
             raise DataError(
                 f"A buffer of {buffer_rows} rows cannot mix batches of {batch_size}: give at least twice a batch."
@@ -73,6 +78,12 @@ class LiveLoader:
         self._sites = model.resolve(site)
         if len(self._sites) != 1:
             raise DataError(f"{site!r} names {len(self._sites)} sites; a loader serves one.")
+        self._source = open_source(data)
+        if self._source.rows.one_shot and epochs != 1:
+            raise DataError(
+                f"{self._source.name} can be read only once, and epochs={epochs} would read it again: give a list, a "
+                "function that makes it anew (`lambda: my_generator()`), or epochs=1."
+            )
         self.model, self.data, self.batch_size = model, data, batch_size
         self._selection = Selection.parse(positions, special=special)
         self._context, self._pack, self._epochs = context, pack, epochs
@@ -125,7 +136,7 @@ class LiveLoader:
             )
             stream = make_contexts(
                 self.model,
-                open_source(self.data),
+                self._source,
                 context=self._context,
                 pack=self._pack,
                 need_texts=self._selection.needs_texts,

@@ -17,11 +17,13 @@ from workbench.datasets.files import read_rows
 from workbench.errors import DataError
 from workbench.files import sha256_of
 
-__all__ = ["ENDINGS", "Row", "Rows", "file_rows"]
+__all__ = ["ENDINGS", "Row", "Rows", "exists", "file_rows"]
 
 COUNT_AT_MOST = 256 * 2**20
 """A text file of more bytes is not read a first time only to count its rows."""
 _ROWS_AT_ONCE = 256
+_TOO_LONG = "a number has more digits than can be read; give it as text."
+_TOO_DEEP = "lists or objects lie too deep in each other to be read."
 _JSON_COLUMNS = ("spans", "messages", "ids", "tokens")
 
 
@@ -63,14 +65,14 @@ def file_rows(path: Path, *, txt: Literal["lines", "file"] = "lines") -> Rows:
         raise DataError(
             f"{path}: cannot read {ending or 'a file without ending'}; the endings read are {_known()}."
         )
-    if not path.is_file():
+    if not exists(path.is_file):
         raise DataError(f"{path}: there is no such file.")
     readers: dict[str, Callable[[], Iterator[Row]]] = {
         ".jsonl": lambda: _jsonl(path),
         ".csv": lambda: _csv(path),
         ".txt": lambda: _whole(path) if txt == "file" else _txt(path),
         ".parquet": lambda: _parquet(path),
-        ".json": lambda: (Row(r.fields, r.where) for r in read_rows(path)),
+        ".json": lambda: _one_value(path),
     }
     counts: dict[str, Callable[[], int | None]] = {
         ".jsonl": lambda: _lines_with_text(path),
@@ -91,6 +93,14 @@ def file_rows(path: Path, *, txt: Literal["lines", "file"] = "lines") -> Rows:
 
 ENDINGS = (".jsonl", ".parquet", ".csv", ".txt", ".json")
 """The file endings that can be read."""
+
+
+def exists(there: Callable[[], bool]) -> bool:
+    """What `path.is_file` or `path.is_dir` says; no for a path that none can have (one that is too long, say)."""
+    try:
+        return there()
+    except (OSError, ValueError):
+        return False
 
 
 def _known() -> str:
@@ -119,6 +129,10 @@ def _json(text: str, where: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}, column {error.colno}: not valid JSON: {error.msg}.") from None
+    except ValueError:
+        raise DataError(f"{where}: {_TOO_LONG}") from None
+    except RecursionError:
+        raise DataError(f"{where}: {_TOO_DEEP}") from None
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
@@ -126,6 +140,17 @@ def _jsonl(path: Path) -> Iterator[Row]:
         if line.strip():
             where = f"{path} line {number}"
             yield Row(_json(line, where), where)
+
+
+def _one_value(path: Path) -> Iterator[Row]:
+    try:
+        rows = list(read_rows(path))
+    except RecursionError:
+        raise DataError(f"{path}: {_TOO_DEEP}") from None
+    except ValueError:
+        raise DataError(f"{path}: {_TOO_LONG}") from None
+    for row in rows:
+        yield Row(row.fields, row.where)
 
 
 def _txt(path: Path) -> Iterator[Row]:

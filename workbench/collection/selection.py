@@ -55,6 +55,8 @@ class Selection:
     def parse(cls, positions: Any, *, special: str = "keep") -> Selection:
         """A selection from a rule, a list of rules, or one list of places for each prompt.
 
+        Of a `Selection` a new one is made, which has found nothing yet; it drops special tokens where either says so.
+
         Raises:
             PositionError: no such rule (the nearest is named), a regular expression that cannot be read, nothing
                 asked for, or `special` neither `"keep"` nor `"drop"`.
@@ -64,10 +66,10 @@ class Selection:
             {'rules': [-1, 0, 'span:io'], 'special': 'keep'}
         """
         if special not in ("keep", "drop"):
-            raise PositionError(
-                f"special is {special!r}; expected 'keep' or 'drop'.{did_you_mean(special, ('keep', 'drop'))}"
-            )
+            near = did_you_mean(special, ("keep", "drop")) if isinstance(special, str) else ""
+            raise PositionError(f"special is {special!r}; expected 'keep' or 'drop'.{near}")
         if isinstance(positions, Selection):
+            special = "drop" if positions.special == "drop" else special
             return cls(positions.rules, positions.lists, special)  # type: ignore[arg-type]
         given: Any = positions.tolist() if hasattr(positions, "tolist") else positions
         if isinstance(given, str) or not isinstance(given, Iterable):

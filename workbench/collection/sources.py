@@ -18,17 +18,17 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from workbench import datasets
-from workbench.collection.fields import EmptyText, item_of
+from workbench.collection.fields import EmptyText, item_of, whole_number
 from workbench.collection.hugging_face import folder_rows, hub_rows, is_hub_id
 from workbench.collection.items import Item
-from workbench.collection.rows import ENDINGS, Row, Rows, file_rows
+from workbench.collection.rows import ENDINGS, Row, Rows, exists, file_rows
 from workbench.datasets.promptset import PromptSet
 from workbench.datasets.records import Record, known_fields, value_of
 from workbench.errors import DataError, did_you_mean
@@ -140,7 +140,7 @@ def open_source(
     """A source of prompts from a path, a name or Python values (see the table above).
 
     Args:
-        given: the path, name or values. An opened `Source` is returned as it is.
+        given: the path, name or values. An opened `Source` is returned as it is, or with a lower `limit`.
         text_column: the field that holds the text. Where it is `text`, pairs give their `clean` prompt.
         limit: at most so many rows, the first ones.
         txt: a `.txt` file is one prompt a line, or with `"file"` one prompt.
@@ -148,20 +148,30 @@ def open_source(
         skip_empty: leave rows out whose text is empty or white space. Otherwise such a row is an error.
 
     Raises:
-        DataError: there is nothing of that name, or it is of a kind that cannot be read. What is wrong with a row is
-            said when it is read.
+        DataError: there is nothing of that name, or it is of a kind that cannot be read; an opened `Source` and another
+            setting than it has. What is wrong with a row is said when it is read.
 
     Example:
         >>> source = open_source("indirect-objects", limit=100)
         >>> next(iter(source)).answer
         ' Mary'
     """
-    if isinstance(given, Source):
-        return given
-    if limit is not None and limit < 1:
-        raise DataError(f"limit is {limit}; expected at least 1.")
+    if limit is not None and (whole_number(limit) or 0) < 1:
+        raise DataError(f"limit is {limit!r}; expected a whole number, at least 1.")
     if txt not in ("lines", "file"):
         raise DataError(f"txt is {txt!r}; expected 'lines' (a prompt each) or 'file' (one prompt).")
+    if isinstance(given, Source):
+        if (
+            text_column not in ("text", given.text_column)
+            or txt != "lines"
+            or labels is not None
+            or skip_empty
+        ):
+            raise DataError(
+                f"{given.name} was opened already, with settings of its own: give text_column, txt, labels and "
+                "skip_empty to open_source, or give what it was opened from."
+            )
+        return _narrowed(given, limit)
     if isinstance(given, str | os.PathLike):
         rows = _named(str(given), txt)
     elif isinstance(given, PromptSet):
@@ -172,14 +182,28 @@ def open_source(
     return Source(rows, text_column, limit, names, skip_empty)
 
 
+def _narrowed(source: Source, limit: int | None) -> Source:
+    """An opened source of which at most `limit` rows are read."""
+    if limit is None or (source.limit is not None and source.limit <= limit):
+        return source
+
+    def read() -> Iterator[Row]:
+        source._begun = True  # a generator that was read cannot be read again under another limit
+        return source.rows.read()
+
+    narrowed = replace(source, limit=limit, rows=replace(source.rows, read=read))
+    narrowed._begun = source._begun
+    return narrowed
+
+
 def _named(name: str, txt: Literal["lines", "file"]) -> Rows:
     path = Path(name)
-    if path.is_dir():
+    if exists(path.is_dir):
         return folder_rows(path, None)
-    if path.is_file() or path.suffix.lower() in ENDINGS:
+    if exists(path.is_file) or path.suffix.lower() in ENDINGS:
         return file_rows(path, txt=txt)
     head, _, split = name.rpartition(":")
-    if head and Path(head).is_dir():
+    if head and exists(Path(head).is_dir):
         return folder_rows(Path(head), split)
     sets = [*datasets.names(), *datasets.generated()]
     if name in sets:
@@ -188,8 +212,9 @@ def _named(name: str, txt: Literal["lines", "file"]) -> Rows:
         return _prompt_set(datasets.load(head, split=split), name=name)
     if is_hub_id(name):
         return hub_rows(name)
+    shown = name if len(name) <= 80 else name[:80] + "…"
     raise DataError(
-        f"There is no file, folder or prompt set {name!r}.{did_you_mean(name, sets)} Expected a file ending in "
+        f"There is no file, folder or prompt set {shown!r}.{did_you_mean(name, sets)} Expected a file ending in "
         f"{', '.join(ENDINGS)}, a folder of `datasets`, one of the sets {', '.join(sets)}, or a Hub data set as "
         "org/name. One prompt is given in a list."
     )

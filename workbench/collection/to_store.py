@@ -21,6 +21,7 @@ from workbench.collection.generation import Generation
 from workbench.collection.items import Context
 from workbench.collection.request import ROWS_PER_SHARD, Request
 from workbench.collection.sources import open_source
+from workbench.collection.tasks import Drawn, tasks
 from workbench.collection.write_behind import write_behind
 from workbench.errors import Cancelled
 from workbench.model.language_model import LanguageModel
@@ -53,7 +54,8 @@ def collect_to(
     """Stream prompts through the model and write their activations to a store.
 
     Args:
-        folder: the store. One that was begun with the same model, data and settings is gone on with.
+        folder: the store. One that was begun with the same model, data and settings is gone on with; of one that is
+            complete the data is read and tokenised once more, to see that it is the same.
         model: the language model.
         data: a `.jsonl`, `.parquet`, `.csv` or `.txt` file, a folder or hub id of `datasets`, a prompt set or its
             name, or any iterable of texts, chats, token ids or rows (`workbench.collection.sources`).
@@ -67,7 +69,7 @@ def collect_to(
         pack: join texts into contexts of exactly `context` tokens.
         generate: let the model continue each prompt and store the rows of the tokens it writes, from that very run;
             `Generation(prompt_rows=True)` keeps those of the prompt at `positions` too.
-        limit: at most so many items of the data.
+        limit: at most so many items of the data (of an opened `Source` too).
         rows_per_shard: rows in one file. 32,768 rows of 576 float32 values are 75 MB a site; an interrupted run
             computes the rows of its last, unfinished file again.
         tokens_per_batch: tokens in one forward pass, padding included; halved by itself where memory runs out.
@@ -81,6 +83,7 @@ def collect_to(
     Raises:
         DataError: another model, data or setting than the store was begun with; a second writer; a full disk;
             not-finite values with `strict`. Everything up to the last finished shard stays valid.
+        PositionError: a rule that finds no token in any prompt, or lists of positions for more or fewer prompts.
         Cancelled: after a cancel or Ctrl-C; the same call goes on.
 
     Example:
@@ -105,13 +108,17 @@ def collect_to(
     folder, progress = Path(folder), progress or Silent()
     source = open_source(data, text_column=text_column, limit=limit)
     with StoreWriter.open(folder, request.manifest(model), resume=resume) as writer:
+        stream = request.contexts(model, source)
         if writer.complete:
+            drawn = _draw_again(stream, tokens_per_batch, progress, source.length)
+            writer.finish(drawn.prompts, drawn.digest)
             return open_store(folder)
-        resumed = writer.n_rows > 0
+        if writer.n_rows and request.selects_prompts:
+            stream = _all_counted(stream, request)
         engine = request.engine(model, writer.log)
-        _run(engine, request.contexts(model, source), writer, progress, source.length, strict=strict)
+        _run(engine, stream, writer, progress, source.length, strict=strict)
         if request.selects_prompts:
-            request.selection.check_used(resumed=resumed)
+            request.selection.check_used()
         writer.finish(engine.drawn.prompts, engine.drawn.digest)
     return open_store(folder)
 
@@ -145,6 +152,24 @@ def _run(
                 raise Cancelled("Stopped after a whole batch; the same command goes on from there.")
     seconds = time.monotonic() - began
     writer.log({"event": "collected", "tokens": engine.n_tokens, "seconds": round(seconds, 3)})
+
+
+def _draw_again(
+    stream: Iterable[Context], tokens_per_batch: int, progress: Progress, length: int | None
+) -> Drawn:
+    """What the data are now, without running the model."""
+    drawn = Drawn()
+    progress.stage("check", length or 0)
+    for task in tasks(stream, tokens_per_batch, None, drawn):
+        progress.advance(len(task.contexts))
+    return drawn
+
+
+def _all_counted(stream: Iterable[Context], request: Request) -> Iterator[Context]:
+    """The contexts, each seen by the selection: on a resume those before the cursor go through no engine."""
+    for context in stream:
+        request.selection.select(context)
+        yield context
 
 
 @contextmanager
