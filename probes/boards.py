@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int, Integer
@@ -70,13 +71,13 @@ class OthelloBoards:
 
 
 def othello_boards(
-    games: Games | Sequence[str] | Integer[np.ndarray, "game move"], *, size: int = 6, ended: bool = False
+    games: Games | Sequence[str] | np.ndarray, *, size: int = 6, ended: bool = False
 ) -> OthelloBoards:
     """Labels of every token position of some games, by playing them with the organism's rules.
 
     Args:
-        games: `Games`; texts such as `"d5 e5 f5"` (with or without `<game>`); or squares [game, move], −1 after
-            the end of a game.
+        games: `Games`; texts such as `"d5 e5 f5"` (with or without `<game>`); or an array of squares [game, move], −1
+            after the end of a game.
         size: of the board.
         ended: keep the position after the end of a game, which has no legal move and nobody to move.
 
@@ -190,15 +191,30 @@ def _moves(games: Games | Sequence[str] | np.ndarray, size: int) -> np.ndarray:
     """[game, move] squares, −1 after the end."""
     if isinstance(games, Games):
         return games.moves
+    if isinstance(games, np.ndarray) and games.ndim == 0:
+        games = games[None]
     if len(games) == 0:
         raise DataError("No games were given: at least one is needed.")
+    if isinstance(games, np.ndarray) and games.ndim == 1 and games.dtype.kind in "UO":
+        games = games.tolist()
     if isinstance(games, np.ndarray):
+        if games.ndim != 2 or games.dtype.kind not in "iu":
+            raise DataError(
+                f"Games as numbers are whole numbers [game, move], squares from 0 and −1 after the end; this array has "
+                f"shape {list(games.shape)} of {games.dtype}. One game alone is squares[None]."
+            )
         if (np.diff((games < 0).astype(int), axis=1) < 0).any():
             raise DataError("A game goes on after −1, which stands for its end.")
         return games
     if isinstance(games, str):
         raise DataError("Give a list of games; this is one text.")
-    listed = [[square_of(w, size) for w in text.split() if w != "<game>"] for text in games]
+    given: Any = games
+    strange = [game for game in given if not isinstance(game, str)]
+    if strange:
+        raise DataError(
+            f"Games are texts such as 'd5 e5 f5', or an array of squares [game, move]; one of these is {strange[0]!r}."
+        )
+    listed = [[square_of(w, size) for w in text.split() if w != "<game>"] for text in given]
     moves = np.full((len(listed), max(1, *map(len, listed))), -1, dtype=np.int64)
     for row, squares in zip(moves, listed, strict=True):
         row[: len(squares)] = squares

@@ -35,6 +35,7 @@ class Task:
         n_classes: of every target.
         fold: [row] in which each row is held out.
         bootstrap: for the intervals.
+        groups: [row] numbers, for kinds that split their training rows once more; None: every row by itself.
     """
 
     code: Int64[np.ndarray, "target row"]
@@ -42,6 +43,7 @@ class Task:
     n_classes: int
     fold: Int64[np.ndarray, " row"]
     bootstrap: measure.Bootstrap
+    groups: Int64[np.ndarray, " row"] | None = None
 
     @property
     def per_label(self) -> int:
@@ -84,7 +86,7 @@ def cross_fit(
             done[kind] = columns.cross(x, code, task.n_classes, fold, between)
         else:
             by_fold[kind] = columns
-    done |= _fold_by_fold(x, code, fold, task.n_classes, by_fold, between)
+    done |= _fold_by_fold(x, code, fold, task.n_classes, by_fold, between, task.groups)
     return {
         kind: _choose(task, out.cpu().numpy(), fitted)
         for kind, (out, fitted) in ((k, done[k]) for k in kinds)
@@ -98,6 +100,7 @@ def _fold_by_fold(
     n_classes: int,
     kinds: dict[str, Columns],
     between: Callable[[], None],
+    groups: Int64[np.ndarray, " row"] | None,
 ) -> dict[str, tuple[Tensor, Fitted]]:
     """Kinds that are fitted to one training set after the other, which share its factorisation."""
     if not kinds:
@@ -105,14 +108,14 @@ def _fold_by_fold(
     out: dict[str, Tensor] = {}
     for index in range(int(fold.max()) + 1):
         train, test = fold != index, fold == index
-        rows = Train(x[train])
+        rows = Train(x[train], None if groups is None else groups[train.cpu().numpy()])
         for kind, columns in kinds.items():
             scores = columns.fit(rows, code[:, train], n_classes).scores(x[test])
             if kind not in out:
                 out[kind] = scores.new_zeros(*scores.shape[:2], len(x), scores.shape[3])
             out[kind][:, :, test] = scores
         between()
-    whole = Train(x)
+    whole = Train(x, groups)
     return {kind: (out[kind], columns.fit(whole, code, n_classes)) for kind, columns in kinds.items()}
 
 

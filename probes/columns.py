@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
+from probes.estimator_fits import CHECKED_ROWS, classifier, fit_one, log_odds, weights_of
 from probes.estimators import KINDS, MIN_VARIANCE, Weights
 from probes.solve.cross import cross_logistic
 from probes.solve.newton import TOLERANCE
@@ -29,8 +30,8 @@ from workbench.errors import DataError, did_you_mean
 class Train:
     """The training rows of one fold, and their spectrum once somebody asks for it."""
 
-    def __init__(self, x: Float[Tensor, "row d"]) -> None:
-        self.x = x
+    def __init__(self, x: Float[Tensor, "row d"], groups: Int64[np.ndarray, " row"] | None = None) -> None:
+        self.x, self.groups = x, groups
 
     @cached_property
     def spectrum(self) -> Spectrum:
@@ -189,7 +190,11 @@ class WhitenedColumns(Columns):
 
 @dataclass(frozen=True, eq=False)
 class EstimatorColumns(Columns):
-    """Any estimator with scikit-learn's conventions, fitted to one column after the other on the CPU."""
+    """Any estimator with scikit-learn's conventions, fitted to one column after the other on the CPU.
+
+    Groups go to a `fit` that takes `groups`. Weights are those of `coef_` where they give the estimator's scores
+    (the `coef_` of a support vector machine has a row for every *pair* of classes, which is none).
+    """
 
     estimator: Any
     max_classes = None
@@ -202,20 +207,23 @@ class EstimatorColumns(Columns):
             return self._of_constant(code, n_classes, x.shape[1])
         fits: list[Any] = []
         for labels in code.cpu().numpy():
-            one: Any = clone(self.estimator)
-            fits.append(one.fit(x, labels))
+            fits.append(fit_one(clone(self.estimator), x, labels, train.groups))
+        trained = {
+            target: coef
+            for target, fit in enumerate(fits)
+            if (coef := weights_of(fit, x[:CHECKED_ROWS], n_classes)) is not None
+        }
 
         def scores(other: Tensor) -> Tensor:
             rows = other.cpu().numpy()
-            every = np.stack([_log_odds(fit, rows, n_classes) for fit in fits])
+            every = np.stack([log_odds(fit, rows, n_classes) for fit in fits])
             return torch.from_numpy(every)[None].to(other.device)
 
         def weights(_: int, target: int, cls: int) -> Weights | None:
-            coef = getattr(fits[target], "coef_", None)
-            if coef is None:
+            if target not in trained:
                 return None
-            coef, intercept = np.atleast_2d(coef), np.atleast_1d(getattr(fits[target], "intercept_", 0.0))
-            return Weights(coef[cls], float(intercept[min(cls, len(intercept) - 1)]))
+            coef, intercept = trained[target]
+            return Weights(coef[cls], float(intercept[cls]))
 
         return _closed(scores, weights, len(code))
 
@@ -232,16 +240,6 @@ class EstimatorColumns(Columns):
             return Weights(np.zeros(d), float(constant[target, cls])) if has_weight else None
 
         return _closed(scores, weights, len(code))
-
-
-def _log_odds(fit: Any, x: np.ndarray, n_classes: int) -> np.ndarray:
-    """[row, class] scores; from `decision_function`, else from the logarithm of `predict_proba`."""
-    if hasattr(fit, "decision_function"):
-        found = np.asarray(fit.decision_function(x), dtype=np.float64)
-    else:
-        p = np.log(np.clip(fit.predict_proba(x), 1e-12, 1))
-        found = p[:, 1] - p[:, 0] if n_classes == 2 else p
-    return found[:, None] if found.ndim == 1 else found
 
 
 FURTHER = {
@@ -276,7 +274,7 @@ def make_columns(kinds: Any, penalties: Iterable[float], tolerance: float = TOLE
     found: dict[str, Columns] = {}
     for name, estimator in given.items():
         if estimator is not None:
-            found[name] = EstimatorColumns(estimator)
+            found[name] = EstimatorColumns(classifier(str(name), estimator))
         elif name in fast:
             found[name] = fast[name]
         elif name in FURTHER:

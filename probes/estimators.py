@@ -42,6 +42,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from probes.kinds.inputs import plain
 from workbench.errors import DataError, did_you_mean
 
 ONE_THREAD = 4_000_000
@@ -140,7 +141,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
 
     def fit(self, X: Any, y: Any) -> LinearProbe:
         """Fit to [row, d] activations and [row] labels of two classes."""
-        X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
+        X, y = validate_data(self, plain(X), plain(y), dtype=np.float64, ensure_min_samples=2)
         check_classification_targets(y)
         self.classes_, index = np.unique(y, return_inverse=True)
         if len(self.classes_) > 2:
@@ -155,7 +156,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
     def decision_function(self, X: Any) -> np.ndarray:
         """[row] log-odds of the second class."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = validate_data(self, plain(X), dtype=np.float64, reset=False)
         return X @ self.coef_[0] + self.intercept_[0]
 
     def predict(self, X: Any) -> np.ndarray:

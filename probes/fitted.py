@@ -25,6 +25,7 @@ from torch import Tensor
 
 from probes.kinds.pairs import PairProbe
 from probes.kinds.weights import deviations, direction_of, listed, weight_vectors
+from probes.source import one_site
 from workbench.activations import Activations
 from workbench.directions import Direction
 from workbench.errors import DataError, SiteError, did_you_mean
@@ -74,13 +75,25 @@ class FittedProbe:
             ) from error
         if not self.site:
             raise DataError("A probe belongs to a site: give its name, e.g. site='blocks.7.hook_resid_post'.")
-        found = getattr(self.estimator, "classes_", None)
-        names = self.classes or (() if found is None else tuple(found.tolist()))
-        object.__setattr__(self, "classes", tuple(str(name) for name in names))
-        if found is not None and len(self.classes) != len(found):
+        if not hasattr(self.estimator, "n_features_in_"):
             raise DataError(
-                f"{len(self.classes)} names for the {len(found)} classes ({', '.join(map(str, found))}): give one for "
-                "each, in that order."
+                f"{type(self.estimator).__name__} does not read one activation (a row of features), so it cannot be "
+                "given a site and a position: keep it as it is (probes.save_probe writes it without a place)."
+            )
+        found = getattr(self.estimator, "classes_", None)
+        found = found.tolist() if isinstance(found, np.ndarray) else found
+        names = self.classes or (() if found is None else tuple(found))
+        object.__setattr__(self, "classes", tuple(str(name) for name in names))
+        own = [str(c) for c in found or ()]
+        if found is not None and len(self.classes) != len(own):
+            raise DataError(
+                f"{len(self.classes)} names for the {len(own)} classes ({', '.join(own)}): give one for each, in that "
+                "order."
+            )
+        if set(own) == set(self.classes) and own != list(self.classes):
+            raise DataError(
+                f"The names {', '.join(self.classes)} are those of the estimator's classes in another order: each "
+                f"would be called by another's name. Leave them out, or give them as {', '.join(own)}."
             )
         try:
             json.dumps([self.training, self.scores, self.provenance])
@@ -119,7 +132,8 @@ class FittedProbe:
             name: for tables.
 
         Raises:
-            DataError, SiteError: no site, or one that `acts` lacks or whose width is another; see the class.
+            DataError, SiteError: no site, a pattern that stands for several, or one that `acts` lacks or whose width
+                is another; see the class.
         """
         known: dict[str, Any] = {}
         if acts is not None:
@@ -283,8 +297,7 @@ class FittedProbe:
 
 def _only_site(acts: Activations, site: str | None) -> str:
     if site is not None:
-        acts.rows(site)  # a SiteError that names the nearest
-        return site
+        return one_site(site, acts.sites)  # a SiteError names the nearest
     if len(acts.sites) != 1:
         raise DataError(
             f"These activations hold {len(acts.sites)} sites: say at which the probe was fitted, "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -123,24 +125,65 @@ def permute_labels(
     n: int,
     seed: int,
 ) -> tuple[Bool[np.ndarray, "n row"] | Int64[np.ndarray, "n row"], str]:
-    """`n` permutations of the labels within folds, and what was permuted: `"groups"` or `"rows"`.
+    """`n` permutations of the labels within folds, and over what they go.
 
-    Whole groups are permuted where each group has one label (permuting rows would break up what belongs together,
-    and give a control that is too easy to beat).
+    What is exchangeable under the null is permuted, as in `probes.trust.control_tasks.exchange`: of each fold the
+    groups of one label among each other, as wholes; the rows of a group of several labels within this group. (Permuting
+    rows over groups would break up what belongs together, and give a control that is too easy to beat.) Where that
+    would leave all rows of a third class as they are ("neither" in groups of its own, the others mixed), rows are
+    permuted.
+
+    Returns:
+        The label vectors, and `"rows"` (no groups), `"groups"`, `"rows within groups"` (every group has several
+        labels), or `"groups (3 mixed groups within themselves)"`.
+
+    Raises:
+        DataError: nothing can be permuted, as in every fold all groups have one and the same label.
     """
     random = np.random.default_rng(seed)
-    units, level = np.arange(len(code)), "rows"
+    code = np.asarray(code)
+    unit, pool, level = np.arange(len(code)), np.asarray(fold), "rows"
     if groups is not None:
-        _, first, member = np.unique(groups, return_index=True, return_inverse=True)
-        if bool((code[first][member] == code).all()):
-            units, level = groups, "groups"
-    _, first, unit = np.unique(units, return_index=True, return_inverse=True)
-    label, home = code[first], fold[first]
+        _, member = np.unique(groups, return_inverse=True)
+        low, high = np.full(member.max() + 1, code.max()), np.zeros(member.max() + 1, dtype=code.dtype)
+        np.minimum.at(low, member, code)
+        np.maximum.at(high, member, code)
+        mixed = (low != high)[member]
+        unit = np.where(mixed, member.max() + 1 + unit, member)
+        pool = np.where(mixed, pool.max() + 1 + member, pool)
+        n_mixed = int((low != high).sum())
+        within = (
+            f" ({n_mixed} mixed group{'s' if n_mixed > 1 else ''} within {'them' if n_mixed > 1 else 'it'}"
+        )
+        within += "selves)" if n_mixed > 1 else "self)"
+        level = "rows within groups" if mixed.all() else "groups" + (within if n_mixed else "")
+    _, first, unit = np.unique(unit, return_index=True, return_inverse=True)
+    label, home = code[first], pool[first]
+    pools = [np.flatnonzero(home == index) for index in np.unique(home)]
+    moved = {c for members in pools if len(some := np.unique(label[members])) > 1 for c in some.tolist()}
+    if moved and len(moved) < len(np.unique(code)):
+        return permute_labels(code, fold, None, n=n, seed=seed)
+    if n and not any(len(np.unique(label[members])) > 1 for members in pools):
+        raise DataError(
+            "No label can be permuted: within every fold all groups have the same label. Use fewer folds, smaller "
+            "groups, or more data; or controls=False."
+        )
     permuted = np.empty((n, len(code)), dtype=code.dtype)
     for row in permuted:
         new = label.copy()
-        for index in range(int(fold.max()) + 1):
-            members = np.flatnonzero(home == index)
+        for members in pools:
             new[members] = label[random.permutation(members)]
         row[:] = new[unit]
     return permuted, level
+
+
+def whole_number(value: Any, what: str, least: int) -> int:
+    """An integer (5.0 counts as one) of at least `least`; else a `DataError` that names the argument."""
+    try:
+        found = operator.index(value)
+    except TypeError:
+        is_whole = isinstance(value, float | np.floating) and float(value).is_integer()
+        found = int(value) if is_whole else None
+    if found is None or isinstance(value, bool) or found < least:
+        raise DataError(f"{what} must be at least {least} and a whole number, but is {value!r}.")
+    return found

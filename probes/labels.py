@@ -6,12 +6,14 @@ sets share rows, folds and factorisations; their names are the dimension `label`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int64
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from probes.source import Source, open_source
 from workbench.errors import DataError
@@ -70,14 +72,20 @@ class Rows:
 
 
 def arrange(source: Source | Any, labels: Any, groups: Any = None, positive: Any = None) -> Rows:
-    """Match labels and groups to the rows of `source`; what may be given is in `probes.sweep`."""
-    source = source if isinstance(source, Source) else open_source(source)
+    """Match labels and groups to the rows of `source`; what may be given is in `probes.sweep`.
+
+    Where every prompt has one row, lists are one per prompt, in the order of prompt numbers. Groups that are given per
+    row are joined where a prompt connects them: rows of a prompt, and of a group, stay together.
+    """
+    source = open_source(source)
     named = labels if isinstance(labels, Mapping) else {"": labels}
     if not named:
         raise DataError(
             "No labels were given: expected one per prompt or per row, or a dict of such lists by name."
         )
-    given = {str(name): _values(values, _called(name)) for name, values in named.items()}
+    given = {str(name): read(source, values, _called(name)) for name, values in named.items()}
+    if len(given) < len(named):
+        raise DataError(f"Label sets need names that differ as texts, not {list(named)}.")
     counts = {len(values) for values in given.values()}
     if len(counts) > 1:
         said = ", ".join(f"{name} {len(values)}" for name, values in given.items())
@@ -91,12 +99,14 @@ def arrange(source: Source | Any, labels: Any, groups: Any = None, positive: Any
     elif groups is None:
         codes = source.prompt  # rows of one prompt are no independent rows
     if groups is not None:
-        names = _values(groups, "groups")
+        names = read(source, groups, "groups")
         if len(names) == n_prompts < count:
             names = [names[i] for i in source.prompt]
         if len(names) != count:
             raise DataError(f"{len(names)} groups for {count} labels: give one for each.")
         codes = np.unique([str(name) for name in names], return_inverse=True)[1]
+        if count != n_prompts:
+            codes = _joined(codes, source.prompt)
     sets = tuple(_label_set(name, values, positive) for name, values in given.items())
     if len(sets) > 1 and any(len(s.classes) > 2 for s in sets):
         many = next(s for s in sets if len(s.classes) > 2)
@@ -105,6 +115,37 @@ def arrange(source: Source | Any, labels: Any, groups: Any = None, positive: Any
             "sweep need two classes each."
         )
     return Rows(index, sets, codes, positions)
+
+
+def _joined(groups: np.ndarray, prompt: np.ndarray) -> np.ndarray:
+    """[row] numbers of what holds together: rows of one group or of one prompt, and what these connect."""
+    n_groups, n = int(groups.max()) + 1, int(groups.max()) + int(prompt.max()) + 2
+    edges = coo_array((np.ones(len(groups)), (groups, n_groups + prompt)), shape=(n, n))
+    found = connected_components(edges, directed=False)[1][groups]
+    if len(np.unique(found)) == 1:
+        raise DataError(
+            "The groups, given per row, connect all prompts with each other, and rows of one prompt are not "
+            "independent: nothing could be held out. Give groups of whole prompts."
+        )
+    return np.unique(found, return_inverse=True)[1]
+
+
+def read(source: Source, given: Any, what: str) -> list[Any]:
+    """A flat list without gaps; of a text the label of the store's prompts that has this name.
+
+    Raises:
+        DataError: no list, gaps, or the labels of a store row by row where one per prompt is meant.
+    """
+    if isinstance(given, str):
+        return values_of(source.labels(given), what)
+    values = values_of(given, what)
+    if (name := source.row_order_of(values)) is not None:
+        raise DataError(
+            f"These {what} are the label {name!r} of the store's rows, which stand in another order than its prompts: "
+            f"give the name itself ({name!r}), or one value per prompt, in the order of prompt numbers "
+            "(those of store.index.labels, at np.argsort(store.index.prompt))."
+        )
+    return values
 
 
 def _called(name: object) -> str:
@@ -126,14 +167,26 @@ def _by_prompt(source: Source) -> tuple[np.ndarray, np.ndarray | None]:
     return index, absolute[:, 0] if same else np.arange(len(index))
 
 
-def _values(given: Any, what: str) -> list[Any]:
-    values = list(given.tolist() if hasattr(given, "tolist") else given)
-    if any(isinstance(v, (list, tuple, dict)) for v in values):
+def values_of(given: Any, what: str) -> list[Any]:
+    """A flat list without gaps, of any sequence or array; else a `DataError` that says what is wrong."""
+    plain = given.tolist() if hasattr(given, "tolist") else given
+    if isinstance(plain, str | bytes | Mapping) or not isinstance(plain, Iterable):
+        raise DataError(f"The {what} must be a list with one value per prompt or row, not {given!r}.")
+    values = [v.item() if hasattr(v, "item") and not getattr(v, "ndim", 0) else v for v in plain]
+    if any(isinstance(v, (list, tuple, dict)) or getattr(v, "ndim", 0) for v in values):
         raise DataError(f"The {what} must be a flat list with one value per prompt or row.")
-    missing = [i for i, v in enumerate(values) if v is None or v != v]
+    missing = [i for i, v in enumerate(values) if _is_missing(v)]
     if missing:
         raise DataError(f"{len(missing)} of {len(values)} {what} are None or NaN, the first at {missing[0]}.")
     return values
+
+
+def _is_missing(value: Any) -> bool:
+    """None, NaN, and pandas' NA (which is neither equal to itself nor not)."""
+    try:
+        return value is None or bool(value != value)
+    except TypeError:
+        return True
 
 
 MOST_CLASSES = 100

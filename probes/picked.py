@@ -137,6 +137,10 @@ def picked_probe(sweep: ProbeSweep, where: dict[str, Any]) -> FittedProbe:
         "control": attrs["control"],
     }
     training |= {"prompts": str(attrs["prompts"])} if "prompts" in attrs else {}
+    rule = (attrs.get("reads") or {}).get(label)
+    training |= (
+        {"reads": str(rule)} if rule else {}
+    )  # what the labels were: `workbench probe apply` makes them anew
     training |= {"data": str(made.inputs.get("sha256", "")), "deviations": spread}
     return FittedProbe(
         estimator=estimator,

@@ -5,8 +5,8 @@
 over out-of-fold predictions ŷ, ȳ the mean of the training rows of each fold (so that no skill is 0, and worse than the
 mean is below 0). Per site, position and fold the training rows are factorised once; all targets and their permutations
 are columns, and each takes the penalty with the least exact leave-one-out error on the training rows
-(`probes.solve.ridge`). Intervals resample groups (rows without groups); the control permutes the targets, over whole
-groups where each has one value.
+(`probes.solve.ridge`). Intervals resample groups (rows without groups). The control permutes each target by itself:
+groups in which it has one value as wholes, the rows of the others among themselves.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from jaxtyping import Float64, Int64
 from sklearn.model_selection import GroupKFold, KFold
 from torch import Tensor
 
-from probes.labels import Rows, arrange
+from probes.folds import whole_number
+from probes.labels import Rows, arrange, read
 from probes.scores import Bootstrap
 from probes.solve.ridge import ridge
 from probes.solve.spectrum import Spectrum
-from probes.source import open_source
+from probes.source import Source, open_source
+from workbench.activations import Activations
 from workbench.errors import DataError
 from workbench.progress import Progress, Silent
 from workbench.provenance import provenance
@@ -50,12 +52,12 @@ MEANING = {
 
 def regress(
     acts: Any,
-    targets: Mapping[str, Any] | Sequence[float],
+    targets: Any,
     *,
     groups: Any = None,
     sites: str | Iterable[str] | None = None,
-    folds: int = 5,
-    penalties: Sequence[float] = PENALTIES,
+    folds: int | float = 5,
+    penalties: Any = PENALTIES,
     controls: bool = True,
     n_control: int = 5,
     n_bootstrap: int = 1000,
@@ -67,13 +69,15 @@ def regress(
 
     Args:
         acts: activations, a store or its folder, as in `probes.sweep`.
-        targets: numbers, one per prompt or per row, or a dict of such lists by name.
-        groups: one per prompt or row; never in both training and test rows.
+        targets: numbers, one per prompt or per row, or a dict of such lists by name; of a store also the name of one
+            of its labels. Where every prompt has one row, lists are one per prompt, *in the order of prompt numbers*
+            (which is not that of a store's rows; see `probes.sweep`).
+        groups: one per prompt or row, or the name of a store's label; never in both training and test rows.
         sites: names or globs, of one width; all by default.
         folds: of the cross-validation.
-        penalties: ridge penalties to choose from.
-        controls, n_control: permuted targets.
-        n_bootstrap, seed: of the intervals; of folds and permutations.
+        penalties: ridge penalties to choose from, one or several above 0.
+        controls, n_control: permuted targets; `n_control=0` is the same as `controls=False`: no control.
+        n_bootstrap, seed: draws for the intervals, 1 or more; of folds and permutations.
         device: where the linear algebra runs.
         progress: stage "probe", one item per site and position.
 
@@ -83,7 +87,7 @@ def regress(
 
     Raises:
         DataError: targets that are no numbers, constant, NaN, or do not match the rows; fewer rows or groups than
-            folds; NaN activations.
+            folds; a penalty that is no number above 0; NaN activations.
 
     Example:
         >>> found = probes.regress(acts, {"a": a, "b": b}, groups=problem)
@@ -91,15 +95,33 @@ def regress(
     """
     progress = progress or Silent()
     started = time.perf_counter()
+    n_bootstrap, n_control = (
+        whole_number(n_bootstrap, "n_bootstrap", 1),
+        whole_number(n_control, "n_control", 0),
+    )
+    folds, seed, penalties = (
+        whole_number(folds, "folds", 0),
+        whole_number(seed, "seed", 0),
+        _penalties(penalties),
+    )
+    controls = controls and n_control > 0
     source = open_source(acts)
     named = {str(k): v for k, v in targets.items()} if isinstance(targets, Mapping) else {"target": targets}
-    values = np.stack([_numbers(name, given) for name, given in named.items()])
+    if not named:
+        raise DataError(
+            "No targets were given: expected numbers, one per prompt or row, or a dict of such lists."
+        )
+    each = {name: _numbers(name, source, given) for name, given in named.items()}
+    if len({len(one) for one in each.values()}) > 1:
+        said = ", ".join(f"{name} {len(one)}" for name, one in each.items())
+        raise DataError(f"All targets need one number for each of the same rows, but there are: {said}.")
+    values = np.stack(list(each.values()))
     parity = np.arange(values.shape[1]) % 2  # rows and groups are matched as for labels; these are no labels
     rows = arrange(source, parity, groups)
     names = source.select(sites)
     fold = _folds(rows, values.shape[1], folds, seed)
     n_permuted = n_control if controls else 0
-    columns, level = _with_permutations(values, rows.groups, n_permuted, seed + 1)
+    columns, level = _with_permutations(values, list(named), rows.groups, n_permuted, seed + 1)
     bootstrap = Bootstrap(rows.groups, len(fold), n=n_bootstrap, seed=seed + 2)
     progress.stage("probe", len(names) * len(rows.index))
     cells = []
@@ -131,9 +153,26 @@ def regress(
     return Result("probe_numbers", data, made, {"best": best, "n": len(fold), "control": settings["control"]})
 
 
-def _numbers(name: str, given: Any) -> Float64[np.ndarray, " row"]:
+def _penalties(given: Any) -> list[float]:
+    from probes.sweep import numbers
+
+    found = numbers(given, "penalties")
+    if not all(0 < value < float("inf") for value in found):
+        raise DataError(
+            f"Ridge penalties are numbers above 0, one or several, not {given!r}: the smaller, the freer the probe."
+        )
+    return found
+
+
+def _numbers(name: str, source: Source, given: Any) -> Float64[np.ndarray, " row"]:
+    if isinstance(given, str) and isinstance(source.holder, Activations):
+        raise DataError(
+            f"Target {name!r} is no list of numbers but the text {given!r}, which would name a label of a store; these "
+            "activations are in memory: give the numbers themselves."
+        )
     try:
-        found = np.asarray(given.tolist() if hasattr(given, "tolist") else list(given), dtype=np.float64)
+        values: Any = source.labels(given) if isinstance(given, str) else given
+        found = np.asarray(values.tolist() if hasattr(values, "tolist") else list(values), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise DataError(
             f"Target {name!r} is no list of numbers ({error}): for labels use probes.sweep."
@@ -147,6 +186,8 @@ def _numbers(name: str, given: Any) -> Float64[np.ndarray, " row"]:
         )
     if len(found) and np.ptp(found) == 0:
         raise DataError(f"Target {name!r} is {found[0]:g} in every row: there is nothing to read.")
+    if not isinstance(given, str):
+        read(source, found, f"values of target {name!r}")  # refuses the order of a store's rows
     return found
 
 
@@ -167,18 +208,43 @@ def _folds(rows: Rows, n_rows: int, n: int, seed: int) -> Int64[np.ndarray, " ro
 
 
 def _with_permutations(
-    values: np.ndarray, groups: np.ndarray | None, n: int, seed: int
+    values: np.ndarray, names: Sequence[str], groups: np.ndarray | None, n: int, seed: int
 ) -> tuple[Float64[np.ndarray, "column row"], str]:
-    """Each target followed by its permutations."""
-    random = np.random.default_rng(seed)
-    unit = np.arange(values.shape[1]) if groups is None else np.unique(groups, return_inverse=True)[1]
-    _, first = np.unique(unit, return_index=True)
-    whole = groups is not None and bool((values[:, first][:, unit] == values).all())
-    if not whole:
-        unit, first = np.arange(values.shape[1]), np.arange(values.shape[1])
-    orders = [random.permutation(len(first)) for _ in range(n)]
-    columns = [[v, *(v[first][order][unit] for order in orders)] for v in values]
-    return np.concatenate(columns), "groups" if whole else "rows"
+    """Each target followed by its permutations, which no other target changes, and over what they go."""
+    columns: list[np.ndarray] = []
+    levels: dict[str, list[str]] = {}
+    for name, target in zip(names, values, strict=True):
+        random = np.random.default_rng(seed)
+        unit, pools, level = _exchangeable(target, groups)
+        _, first = np.unique(unit, return_index=True)
+        columns.append(target)
+        for _ in range(n):
+            drawn = target[first]
+            for pool in pools:
+                drawn[pool] = target[first][random.permutation(pool)]
+            columns.append(drawn[unit])
+        levels.setdefault(level, []).append(name)
+    if len(levels) == 1:
+        return np.stack(columns), next(iter(levels))
+    return np.stack(columns), " or ".join(f"{level} ({', '.join(some)})" for level, some in levels.items())
+
+
+def _exchangeable(target: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, list[np.ndarray], str]:
+    """[row] units, the pools of them that are permuted, and what those are."""
+    row = np.arange(len(target))
+    if groups is None:
+        return row, [row], "rows"
+    member = np.unique(groups, return_inverse=True)[1]
+    low, high = np.full(member.max() + 1, np.inf), np.full(member.max() + 1, -np.inf)
+    np.minimum.at(low, member, target)
+    np.maximum.at(high, member, target)
+    whole = low == high
+    unit = np.unique(np.where(whole[member], member, len(whole) + row), return_inverse=True)[1]
+    n_whole = int(whole.sum())
+    pools = [np.arange(n_whole), np.arange(n_whole, int(unit.max()) + 1)]
+    if whole.all() or not whole.any():
+        return unit, [pool for pool in pools if len(pool)], "groups" if whole.all() else "rows"
+    return unit, pools, f"groups, the rows of {len(whole) - n_whole} mixed ones among themselves"
 
 
 def _cell(

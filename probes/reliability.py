@@ -72,8 +72,11 @@ def expected_calibration_error(
         seed, n_bootstrap: of the bootstrap and of the labels drawn for the null.
 
     Raises:
-        DataError: probabilities outside 0 to 1 or not summing to 1, labels that do not match, bins below 1.
+        DataError: probabilities outside 0 to 1 or not summing to 1, labels that do not match, bins or n_bootstrap below
+            1.
     """
+    if n_bootstrap < 1:
+        raise DataError(f"n_bootstrap must be at least 1 (interval and null are drawn), not {n_bootstrap}.")
     p, hit = _confidence(probabilities, labels, classes)
     bin_of, _ = _bins(p, bins, binning)
     weights = resamples(group_codes(groups, len(p)), len(p), n=n_bootstrap, seed=seed)

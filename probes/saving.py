@@ -8,7 +8,7 @@
 | `schema`, `kind` | version of this layout; name of the class, from `SAVED` (nothing else is ever imported) |
 | `params` | constructor arguments |
 | `fitted` | attributes that end in `_` |
-| `place` | the fields of `FittedProbe`, or null |
+| `place` | the fields of `FittedProbe`, or null; keys of its dicts are text, as JSON has no others |
 | `versions` | of the packages that wrote it |
 | `sha256` | of the rest of the header and all tensors |
 
@@ -78,7 +78,8 @@ def save_probe(probe: Any, path: str | Path) -> Path:
         path: the file.
 
     Raises:
-        DataError: it is of no known kind, not fitted, or holds something that is neither array nor plain data.
+        DataError: it is of no known kind, not fitted, or holds something that is neither array nor plain data, or a
+            dict with two keys of one text (2 and "2").
         WorkbenchError: the system refuses to write there.
 
     Example:
@@ -108,6 +109,7 @@ def save_probe(probe: Any, path: str | Path) -> Path:
         "place": place,
         "versions": provenance(None).versions,
     }
+    header = _as_json(header)
     header["sha256"] = _digest(header, tensors)
     with publish_file(path) as temporary:
         save_file(tensors, temporary, metadata={"probe": json.dumps(header)})
@@ -248,6 +250,24 @@ def _unpack(packed: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
     raise DataError(
         f"Its header has an entry {tag!r} that this version does not know: upgrade latent-workbench."
     )
+
+
+def _as_json(header: dict[str, Any]) -> dict[str, Any]:
+    """The header as it will be read again: keys as text, tuples as lists."""
+
+    def keys_differ(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+            raise DataError(
+                f"Two keys of one dict in this probe are {twice!r} as text, which is what a file keeps: rename one."
+            )
+        return found
+
+    try:
+        return json.loads(json.dumps(header), object_pairs_hook=keys_differ)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"This probe cannot be written as JSON: {error}. Keep plain values in it.") from error
 
 
 def _digest(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:

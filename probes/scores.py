@@ -5,11 +5,12 @@ Every row is scored once, by a probe that was fitted without its fold. From thes
     AUC             P(score of a positive row > score of a negative row), ties count one half, over pairs of
                     rows *of the same fold*: scores of different fits are not on one scale, and comparing them
                     across folds biases the AUC downwards on small data (Parker, Günter and Bedo 2007). With more
-                    than two classes: the mean over classes of that of each against the rest
+                    than two classes: the mean over classes of that of each against the rest, ordered by its log-odds
     accuracy        share of rows with the right sign (the highest class score), the threshold the probe's own
     log-loss        -mean log p(label), in nats; ln 2 = 0.693 is a coin
     calibration     Σ_bin |rows| / n · |mean p - share right|, p the probability of the class that is answered, over
-    error           ten bins of equally many rows (Naeini et al. 2015; equal mass, as Nixon et al. 2019)
+    error           ten bins of equally many rows (Naeini et al. 2015; equal mass, as Nixon et al. 2019); rows of
+                    equal p stay in one bin, so that the order of the rows has no say
     intervals       95 % percentile bootstrap over groups (over rows without groups) of the given out-of-fold
                     scores; how much another training set would change the probe is not in it
     control         the same folds and procedure with labels permuted within each fold (which keeps its share
@@ -108,10 +109,27 @@ def class_auc(
 def one_against_rest(
     scores: Float64[np.ndarray, "row cls"], code: Int64[np.ndarray, " row"]
 ) -> tuple[Float64[np.ndarray, "column row"], Bool[np.ndarray, "column row"]]:
-    """Score columns and which rows are positive in each: one for two classes, else one per class (probabilities)."""
+    """Score columns and which rows are positive in each: one for two classes, else one per class (log-odds)."""
     if scores.shape[1] == 1:
         return scores.T, code[None] == 1
-    return softmax(scores, axis=1).T, code[None] == np.arange(scores.shape[1])[:, None]
+    return log_odds(scores).T, code[None] == np.arange(scores.shape[1])[:, None]
+
+
+def log_odds(scores: Float64[np.ndarray, "row cls"]) -> Float64[np.ndarray, "row cls"]:
+    """log p / (1 - p) of each class against the others, p their softmax: s_c - log Σ_others exp s.
+
+    The order is that of p, but p of a sure probe rounds to 1, where rows that differ would become ties.
+    """
+    rows, top = np.arange(len(scores)), scores.argmax(1)
+    highest = scores[rows, top][:, None]
+    e = np.exp(scores - highest)
+    rest = e.sum(1, keepdims=True) - e  # at least 1 beside the highest score, where nothing cancels
+    rest[rows, top] = 1.0
+    odds = scores - highest - np.log(rest)
+    others = scores.copy()
+    others[rows, top] = -np.inf
+    odds[rows, top] = highest[:, 0] - logsumexp(others, axis=1)
+    return odds
 
 
 def right(scores: Float64[np.ndarray, "*cell row cls"], code: Int64[np.ndarray, " row"]) -> np.ndarray:
@@ -151,11 +169,10 @@ def confidence(scores: Float64[np.ndarray, "row cls"]) -> Float64[np.ndarray, " 
 def calibration_error(
     scores: Float64[np.ndarray, "row cls"], code: Int64[np.ndarray, " row"], n_bins: int = 10
 ) -> float:
-    """Expected calibration error of the answered class, over bins of equally many rows."""
+    """Expected calibration error of the answered class, over bins of equally many rows (equal ones together)."""
     sure, hit = confidence(scores), right(scores, code)
-    order = np.argsort(sure, kind="stable")
-    gaps = [abs(sure[b].mean() - hit[b].mean()) * len(b) for b in np.array_split(order, n_bins) if len(b)]
-    return float(sum(gaps) / len(sure))
+    place = np.searchsorted(np.sort(sure), sure, side="left") * n_bins // len(sure)
+    return float(np.abs(np.bincount(place, sure - hit)).sum() / len(sure))
 
 
 class Bootstrap:

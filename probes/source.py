@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.special import gammaln
 from torch import Tensor
 
 from probes.estimators import ROUNDING
@@ -52,7 +56,7 @@ class Source:
         return 2 * 8 * n_rows * self.width(site)
 
     def take(self, site: str, index: np.ndarray, device: str | torch.device = "cpu") -> tuple[Tensor, bool]:
-        """[row, d] float64 rows of one site, and whether they are constant (then all are set to zero).
+        """[row, d] float64 rows of one site, and whether all its features are constant (then all are set to zero).
 
         Raises:
             DataError: NaN or infinite values, with their number and the first row.
@@ -67,11 +71,15 @@ class Source:
         bad = torch.nonzero(~torch.isfinite(x).all(1)).flatten()
         if len(bad):
             raise not_finite(site, len(bad), len(x), int(index[int(bad[0])]))
-        constant = float((x - x.mean(0)).norm()) <= ROUNDING * float(x.norm())
+        # feature by feature: one that is large and constant says nothing of the others
+        constant = bool((x.std(0, correction=0) <= ROUNDING * x.abs().mean(0)).all())
         return (torch.zeros_like(x) if constant else x), constant
 
     def labels(self, name: str) -> list[Any]:
-        """One label of a store's prompts, by name, per row.
+        """One label of a store's prompts, by name: one per prompt where each has one row, else one per row.
+
+        A store's rows stand in the order of its batches (by length), prompts in that of their numbers: as many labels
+        as prompts are taken in the order of prompts (`probes.labels.arrange`), so that is how they are given here.
 
         Raises:
             DataError: activations in memory have no labels; no such label.
@@ -81,7 +89,29 @@ class Source:
                 f"labels={name!r} names a label of a store, but these activations are in memory: give the labels "
                 "themselves, one per prompt or per row."
             )
-        return self.holder.index.labels(name).tolist()
+        return in_order(self.holder.index.labels(name), self.prompt, self.n_prompts).tolist()
+
+    def row_order_of(self, values: Sequence[Any]) -> str | None:
+        """The store's label that `values` repeat row by row where prompts stand in another order, or None.
+
+        Told apart is what cannot be chance: the same values (or the same partition into classes) as that label has
+        row by row and not prompt by prompt, where less than one in a million orders would have them.
+        """
+        order = np.argsort(self.prompt, kind="stable")
+        if isinstance(self.holder, Activations) or not len(values) == len(order) == self.n_prompts:
+            return None
+        if (np.diff(order) == 1).all():
+            return None
+        records = [json.loads(text) for text in self.holder.prompts["labels"].to_pylist()]
+        for name in dict.fromkeys(key for record in records for key in record):
+            by_prompt = [record.get(name) for record in records]
+            by_row = [by_prompt[p] for p in self.prompt]
+            if _equal(values, by_row) and not _equal(values, by_prompt) and _orders(values) > MANY_ORDERS:
+                return str(name)
+            same = _alike(values, by_row) and not _alike(values, by_prompt)
+            if same and _orders(values, named=False) > MANY_ORDERS:
+                return str(name)
+        return None
 
     def select(self, sites: str | Iterable[str] | None) -> list[str]:
         """Names or globs -> sites of this source, all of one width.
@@ -106,6 +136,46 @@ class Source:
         return names
 
 
+MANY_ORDERS = float(np.log(1e6))
+"""Log of the number of orders above which two lists do not agree by chance."""
+
+
+def in_order(per_row: np.ndarray, prompt: np.ndarray, n_prompts: int) -> np.ndarray:
+    """Values by row -> by prompt (in the order of their numbers) where each prompt has one row; else as they are."""
+    return per_row[np.argsort(prompt, kind="stable")] if len(per_row) == n_prompts else per_row
+
+
+def _equal(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    return all(x == y for x, y in zip(a, b, strict=True))
+
+
+def _alike(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    """Whether two lists make the same classes, whatever they are called."""
+    one, two = [repr(x) for x in a], [repr(y) for y in b]
+    return len(set(zip(one, two, strict=True))) == len(set(one)) == len(set(two))
+
+
+def _orders(values: Sequence[Any], *, named: bool = True) -> float:
+    """Log of the number of ways to order these values (to cut the rows into classes of these sizes)."""
+    sizes = list(Counter(map(repr, values)).values())
+    same = [] if named else list(Counter(sizes).values())
+    return float(gammaln(len(values) + 1) - sum(gammaln(n + 1) for n in [*sizes, *same]))
+
+
+def one_site(sites: str, known: Sequence[str]) -> str:
+    """The one site a name or pattern stands for.
+
+    Raises:
+        SiteError: none does. DataError: several do; they are named.
+    """
+    blocks = [int(s.split(".")[1]) for s in known if s.startswith("blocks.")]
+    found = expand(sites, known, n_layers=max(blocks, default=-1) + 1, model_name="This collection")
+    if len(found) > 1:
+        shown = ", ".join(found[:4]) + (", …" if len(found) > 4 else "")
+        raise DataError(f"{sites!r} stands for {len(found)} sites ({shown}): name one.")
+    return found[0]
+
+
 def not_finite(site: str, bad: int, n: int, first: int) -> DataError:
     """The error for rows with NaN or infinite values."""
     return DataError(
@@ -115,11 +185,18 @@ def not_finite(site: str, bad: int, n: int, first: int) -> DataError:
 
 
 def open_source(acts: Any) -> Source:
-    """`Activations`, a `Store`, or the folder of one, as a source of rows."""
+    """`Activations`, a `Store`, or the folder of one, as a source of rows; a source is one already."""
+    if isinstance(acts, Source):
+        return acts
     if isinstance(acts, Activations):
         return Source(acts, acts.sites, acts.prompt, acts.position, acts.n_prompts, acts.provenance)
     from workbench.store import Store, open_store
 
+    if not isinstance(acts, Store | str | Path):
+        raise DataError(
+            f"Activations, a store or the folder of one was expected, not {type(acts).__name__}: collect some "
+            "(wb.collect), or fit arrays with an estimator (probes.estimators)."
+        )
     store = acts if isinstance(acts, Store) else open_store(acts)
     if not len(store):
         raise DataError(f"{store!r} holds no rows: collect some first.")

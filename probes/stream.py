@@ -21,7 +21,7 @@ from torch import Tensor
 
 from probes import scores as measure
 from probes.cells import Found, Task
-from probes.estimators import MIN_VARIANCE, Weights
+from probes.estimators import MIN_VARIANCE, ROUNDING, Weights
 from probes.solve.ridge import platt
 from probes.solve.spectrum import Spectrum
 from probes.source import Source, not_finite
@@ -90,8 +90,8 @@ def stream_fit(
     for part in parts[1:]:
         whole = whole.plus(part)
     spread = whole.second.diagonal() / whole.n - (whole.first / whole.n).square()
-    size = float((whole.second.diagonal() + 2 * shift * whole.first).sum() + whole.n * shift.square().sum())
-    constant = float(spread.clamp_min(0).sum() * whole.n) ** 0.5 <= 1e-5 * max(size, 0.0) ** 0.5
+    square = (whole.second.diagonal() + 2 * shift * whole.first) / whole.n + shift.square()
+    constant = bool((spread.clamp_min(0).sqrt() <= ROUNDING * square.clamp_min(0).sqrt()).all())
     strengths = [1 / c for c in penalties]
     fits = {
         "ridge": lambda m: _ridge(m, strengths),
@@ -219,7 +219,22 @@ def _found(
     aucs = measure.aucs(
         every[:, true].reshape(-1, every.shape[2]), np.tile(positive[true], (len(every), 1)), task.fold
     ).reshape(len(every), -1)
-    loss = np.stack([measure.losses(e[true][..., None], task.code[true]).mean(1) for e in every])
+    scaled = _held_out_platt(every[:, true], positive[true], task.fold) if kind == "ridge" else every[:, true]
+    loss = np.stack([measure.losses(e[..., None], task.code[true]).mean(1) for e in scaled])
     used = np.array(penalties)[at] if kind == "ridge" else np.full(len(at), np.nan)
     zero, good = np.zeros(task.n_labels), np.ones(task.n_labels, dtype=bool)
     return Found(out[..., None], loss, aucs, weights, used, zero, good)
+
+
+def _held_out_platt(
+    every: Float64[np.ndarray, "penalty target row"], positive: np.ndarray, fold: np.ndarray
+) -> Float64[np.ndarray, "penalty target row"]:
+    """Log-odds of every row at every penalty: Platt's slope and intercept from the scores of the other folds."""
+    flat = torch.from_numpy(every.reshape(-1, every.shape[2]))
+    up = torch.from_numpy(np.tile(positive, (len(every), 1)))
+    out = torch.zeros_like(flat)
+    for f in range(int(fold.max()) + 1):
+        held = torch.from_numpy(fold == f)
+        slope, level = platt(flat[:, ~held], up[:, ~held])
+        out[:, held] = flat[:, held] * slope[:, None] + level[:, None]
+    return out.numpy().reshape(every.shape)

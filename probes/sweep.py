@@ -16,7 +16,7 @@ The best of many cells looks better than it is. So `summary["best"]` gives, besi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,7 @@ import torch
 from probes import scores as measure
 from probes.cells import Task, cross_fit, describe, spread_along
 from probes.columns import Columns, EstimatorColumns, make_columns
-from probes.folds import permute_labels, shared_folds
+from probes.folds import permute_labels, shared_folds, whole_number
 from probes.labels import Rows, arrange
 from probes.parallel import side_by_side
 from probes.solve.newton import TOLERANCE
@@ -55,8 +55,8 @@ def sweep(
     groups: Any = None,
     sites: str | Iterable[str] | None = None,
     positive: Any = None,
-    folds: int = 5,
-    penalty: float | Sequence[float] = PENALTIES,
+    folds: int | float = 5,
+    penalty: Any = PENALTIES,
     seed: int = 0,
     n_bootstrap: int = 1000,
     n_control: int = 5,
@@ -75,17 +75,22 @@ def sweep(
             such lists by name, each of two classes, which share all factorisations. One per prompt: where prompts
             have several positions, each is its own cell (dimension `position`, absolute if the same in every
             prompt, else counted from 0). One per row: all rows make one cell; those of a prompt stay in one fold.
-            With a store also the name of one of its labels.
+            Where every prompt has one row, a list is one per prompt, *in the order of prompt numbers*; a store's
+            rows stand in another order (of its batches), so of a store give the name of one of its labels (also in
+            the dict). A list that repeats such a label row by row is refused; one worked out from several cannot be
+            told apart.
         kinds: `logistic`, `ridge`, `mass_mean`, `mass_mean_whitened`, fitted for all labels at once (see
             `probes.estimators`, `probes.columns`; all but the plain mass-mean probe standardise), `lda`, `mlp`,
             `pca`, `kmeans`; or a dict of estimators by name (None for one of these kinds), fitted one by one.
         controls: also fit permuted labels. Without them a score says little.
-        groups: one per prompt or per row; a group (a country) is never in both training and test rows.
+        groups: one per prompt or per row, or the name of a store's label; a group (a country) is never in both
+            training and test rows. Groups per row are joined where a prompt connects them.
         sites: names or globs; by default all of `acts`. Of one width; `hook_z` and its like are flattened.
         positive: the positive class; by default the one that sorts last (`True`, 1, "true", "positive").
         folds: of the cross-validation, stratified by label.
         penalty: scikit-learn's `C`, the *inverse* strength of the L2 penalty, of `logistic` and `ridge`; of several
-            the one with the least held-out log-loss is taken, without the fold that is scored.
+            the one with the least held-out log-loss is taken, without the fold that is scored. (`ridge` in memory
+            takes it by leave-one-out: its `..._by_penalty` have one number, at the C of the fit to all rows.)
         seed: for folds, permutations and bootstrap; the same for every cell, so that cells compare.
         n_bootstrap: draws for the intervals.
         n_control: permutations for the control. `control_auc_high` is the highest of so many.
@@ -116,15 +121,18 @@ def sweep(
     """
     progress = progress or Silent()
     started = time.perf_counter()
-    if not (n_bootstrap >= 1 and n_control >= 1):
+    n_bootstrap, n_control = (
+        whole_number(n_bootstrap, "n_bootstrap", 1),
+        whole_number(n_control, "n_control", 1),
+    )
+    folds, seed = whole_number(folds, "folds", 0), whole_number(seed, "seed", 0)
+    path = numbers(penalty, "penalty")
+    if kinds is None:
         raise DataError(
-            f"n_bootstrap and n_control must be at least 1, but are {n_bootstrap} and {n_control}."
+            "kinds must name one kind of probe or several, such as ['logistic', 'mass_mean'], not None."
         )
-    path = [float(penalty)] if isinstance(penalty, (int, float)) else list(penalty)
     columns = make_columns(kinds, path, tolerance)
     source = open_source(acts)
-    if isinstance(labels, str):
-        labels = source.labels(labels)
     rows = arrange(source, labels, groups, positive)
     names = source.select(sites)
     task, level = _task(rows, columns, folds, n_control if controls else 0, n_bootstrap, seed)
@@ -167,6 +175,15 @@ def sweep(
     made = provenance(None, seed=seed, seconds=seconds, settings={"collect": source.provenance.settings})
     made = replace(made, model=source.provenance.model, inputs=source.provenance.inputs)
     return ProbeSweep("probe_sweep", data, made, found)
+
+
+def numbers(given: Any, what: str) -> list[float]:
+    """One number, or several, as a list; `DataError` for what is no number (text, too)."""
+    listed: Any = list(given) if isinstance(given, Iterable) and not hasattr(given, "tolist") else given
+    found = np.atleast_1d(np.asarray(listed.tolist() if hasattr(listed, "tolist") else listed))
+    if found.dtype.kind not in "fiu" or found.ndim > 1 or not found.size:
+        raise DataError(f"{what} must be a number, or a flat list of numbers, not {given!r}.")
+    return found.astype(np.float64).tolist()
 
 
 def _in_memory(
@@ -263,7 +280,7 @@ def _task(
         level + (f" ({', '.join(names)})" if len(levels) > 1 else "") for level, names in levels.items()
     )
     bootstrap = measure.Bootstrap(rows.groups, len(fold), n=n_bootstrap, seed=seed + 2)
-    return Task(np.concatenate(targets), len(codes), n_classes, fold, bootstrap), level
+    return Task(np.concatenate(targets), len(codes), n_classes, fold, bootstrap, rows.groups), level
 
 
 def _named(value: Any, index: int, n: int) -> str:

@@ -89,7 +89,7 @@ def dataset(
     for key, (text, units) in MEANING.items():
         if key not in cells[0] or (key == "scores" and not keep_scores):
             continue  # no controls or scores were asked for
-        values = _stacked([c[key] for c in cells], len(settings["penalty"]), key)
+        values = _stacked(cells, settings["penalty"], key)
         tail = _tail(key, values.ndim - 1)
         variables[key] = array(
             (*sizes, *tail), values.reshape(*sizes.values(), *values.shape[1:]), long_name=text, units=units
@@ -112,16 +112,23 @@ def axes(names: list[str], rows: Rows) -> tuple[dict[str, int], dict[str, Any]]:
     return sizes, coords
 
 
-def _stacked(values: list[Any], n_penalties: int, key: str) -> np.ndarray:
-    if key.endswith("_by_penalty"):  # kinds without a path have one number
-        missing = np.full(n_penalties, np.nan)
-        values = [
-            v if len(v) == n_penalties and n_penalties > 1 else np.r_[v, missing][:n_penalties]
-            for v in values
-        ]
+def _stacked(cells: list[dict[str, Any]], path: list[float], key: str) -> np.ndarray:
+    values = [cell[key] for cell in cells]
+    if key.endswith("_by_penalty"):
+        values = [_on_path(v, float(c["penalty"]), path) for v, c in zip(values, cells, strict=True)]
     if key == "scores":
         values = [v[:, 0] if v.shape[1] == 1 else v for v in values]
     return np.stack(values)
+
+
+def _on_path(values: np.ndarray, chosen: float, path: list[float]) -> np.ndarray:
+    """[penalty] what a kind says at every C: one number stands at the C that was chosen, or, without a C, at none.
+
+    With a path of one C it stands there in any case: nothing else was asked for.
+    """
+    if len(values) == len(path):
+        return values
+    return np.where(np.isclose(path, chosen, rtol=1e-9, atol=0), values[0], np.nan)
 
 
 def _tail(key: str, n: int) -> tuple[str, ...]:

@@ -48,7 +48,8 @@ class ProbeSweep(Result):
         """The weight of one probe, fitted to all rows, as a unit vector towards the positive class.
 
         Args:
-            layer: block number; the best by default.
+            layer: block number; by default that of the highest AUC among the cells that are asked for (kind,
+                position, label).
             kind: kind of probe; by default the first of those that were fitted.
             site: site name, instead of a layer.
             position: needed where the sweep has several.
@@ -60,18 +61,18 @@ class ProbeSweep(Result):
         """
         kind = kind if kind is not None else str(self.data["probe"].values[0])
         cell = _pick(self.data, "probe", kind)
-        if site is None and layer is None:
-            site = self.summary["best"]["site"]
-        cell = _pick(cell, "layer", layer) if site is None else _pick(cell, "site", site)
         if "position" in self.data.dims:
             cell = _pick(cell, "position", position)
         if "label" in self.data.dims:
             cell = _pick(cell, "label", label)
+        if site is None and layer is None:
+            site = str(cell["site"].values[int(np.nanargmax(cell["auc"].values))])
+        cell = _pick(cell, "layer", layer) if site is None else _pick(cell, "site", site)
         classes = [str(self.data.attrs[key]) for key in ("negative", "positive") if key in self.data.attrs]
         if "label" in self.data.dims:
             classes = [str(cell[key].item()) for key in ("negative", "positive")]
         if "class" in self.data.dims:
-            cell = _pick(cell, "class", cls)
+            cell = _pick(cell, "class", None if cls is None else str(cls))
             classes = ["the rest", str(cls)]
         where = cell["site"].item()
         scale = float(cell["scale"])

@@ -69,6 +69,9 @@ def test_two_workers_write_the_bytes_of_one_process(cluster, folder, here, tmp_p
     log = [json.loads(line) for line in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
     assert log[-1]["engine"] == "ray"
     assert wb.collect_with_ray(tmp_path / "two", folder, texts(60), SITES, **SIZES).complete  # nothing to do
+    for other in (texts(60, seed=1), texts(59)):
+        with pytest.raises(DataError, match="begun with another data set"):
+            wb.collect_with_ray(tmp_path / "two", folder, other, SITES, **SIZES)
 
 
 def test_selected_positions_with_prompts_and_batches_without_rows(cluster, folder, here, tmp_path):
@@ -86,15 +89,23 @@ def test_generated_rows_are_those_of_one_process(cluster, folder, here, tmp_path
 
 
 def workers() -> list[int]:
-    """Process ids of the actors."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    """Process ids of the actors of this process's own cluster; others may run on this machine."""
+    parents, actors = {}, []
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if path.read_bytes().startswith(b"ray::MapWorker") or b"MapWorker" in path.read_bytes():
-                found.append(int(path.parent.name))
+            pid = int(folder.name)
+            parents[pid] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if b"MapWorker" in (folder / "cmdline").read_bytes():
+                actors.append(pid)
         except OSError:
             continue
-    return found
+
+    def ours(pid: int) -> bool:
+        while pid > 1 and pid != os.getpid():
+            pid = parents.get(pid, 0)
+        return pid == os.getpid()
+
+    return [pid for pid in actors if ours(pid)]
 
 
 def test_a_killed_worker_loses_and_doubles_nothing(cluster, folder, here, tmp_path):

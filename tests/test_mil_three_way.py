@@ -166,7 +166,10 @@ def test_the_carrying_token_is_an_assumed_one_and_the_weight_is_the_planted_axis
 
 def test_settings_provenance_and_both_ends_of_a_save(result, tmp_path):
     attrs = result.data.attrs
-    assert attrs["control"] == "labels shuffled over rows within folds, 2 times"
+    assert (
+        attrs["control"]
+        == "labels shuffled over groups (58 mixed groups within themselves) within folds, 2 times"
+    )
     assert (attrs["alpha"], attrs["folds"], attrs["known_positive"], attrs["majority_accuracy"]) == (
         0.1,
         4,

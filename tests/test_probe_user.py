@@ -112,7 +112,7 @@ def test_the_control_says_for_every_label_what_was_permuted():
     labels = {"mixed": np.tile([0, 1], 10), "whole": groups % 2}
     options = {"kinds": "mass_mean", "folds": 2, "n_bootstrap": 20, "n_control": 2}
     found = probes.sweep(activations({POST.format(0): noise(20)}), labels, groups=groups, **options)
-    said = "labels permuted over rows (mixed) or groups (whole) within folds, 2 times"
+    said = "labels permuted over rows within groups (mixed) or groups (whole) within folds, 2 times"
     assert found.data.attrs["control"] == said
     alone = {"whole": labels["whole"]}
     found = probes.sweep(activations({POST.format(0): noise(20)}), alone, groups=groups, **options)

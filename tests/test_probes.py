@@ -228,10 +228,11 @@ def test_permuted_labels_keep_every_folds_share_and_whole_groups_where_they_have
     positive = groups % 2 == 0 if pure else np.arange(60) % 2 == 0
     fold = measure.assign_folds(positive, groups, n=4, seed=0)
     permuted, level = measure.permute_labels(positive, fold, groups, n=50, seed=0)
-    assert level == ("groups" if pure else "rows")
+    assert level == ("groups" if pure else "rows within groups")
     for labels in permuted:
         assert [labels[fold == f].sum() for f in range(4)] == [positive[fold == f].sum() for f in range(4)]
         assert not pure or all(len(set(labels[groups == g])) == 1 for g in range(20))
+        assert pure or all(labels[groups == g].sum() == positive[groups == g].sum() for g in range(20))
     assert 0.3 < (permuted == positive).mean() < 0.7
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import subprocess
 import sys
 from pathlib import Path
 
@@ -28,8 +29,9 @@ def written(folder: Path, number: int, start: int, size: int) -> tuple[Stretch, 
 @given(data=st.data())
 def test_every_row_of_a_file_that_fits_is_where_it_is_said_to_be(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("together")
-    row = data.draw(st.sampled_from([2, 6, 12, 64, 250, 256, 2304, 4096, 5000]))
-    starts = data.draw(st.lists(st.integers(0, 200).map(lambda n: 64 * n), min_size=1, max_size=5))
+    row = data.draw(st.sampled_from([2, 6, 12, 64, 250, 256, 2304, 4096, 5000, 8192, 16384, 24576]))
+    start = st.integers(0, 200).map(lambda n: 64 * n) | st.integers(0, 8).map(lambda n: mmap.PAGESIZE * n)
+    starts = data.draw(st.lists(start, min_size=1, max_size=5))
     rows = [data.draw(st.integers(0, 9)) for _ in starts]
     files = [
         written(folder, i, start, n * row) for i, (start, n) in enumerate(zip(starts, rows, strict=True))
@@ -49,6 +51,24 @@ def test_every_row_of_a_file_that_fits_is_where_it_is_said_to_be(tmp_path_factor
     common = np.gcd(row, mmap.PAGESIZE)
     if len({start % common for start, n in zip(starts, rows, strict=True) if n}) == 1:
         assert len(there) == sum(n > 0 for n in rows), "all of them fit one grid"
+
+
+@pytest.mark.parametrize("row", [8192, 16384, 24576])
+def test_rows_of_several_pages_whose_starts_fit_pages_but_not_2_mib(tmp_path, row):
+    """There is no place for the second file that is right modulo 2 MiB and modulo the row: it was sought for ever."""
+    code = f"""
+from pathlib import Path
+from workbench.store.contiguous import Stretch, Together
+both = Together.of([Stretch(Path({str(tmp_path / "0.bin")!r}), 64, {3 * row}),
+                    Stretch(Path({str(tmp_path / "1.bin")!r}), 64 + 4096, {3 * row})], {row})
+for i, first in enumerate(both.first):
+    data = Path({str(tmp_path)!r}, f"{{i}}.bin").read_bytes()
+    start = 64 + 4096 * i
+    assert first >= 0 and both.rows[first : first + 3].tobytes() == data[start : start + {3 * row}]
+"""
+    for i in range(2):
+        written(tmp_path, i, 64 + 4096 * i, 3 * row)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
 
 def test_of_offsets_that_do_not_fit_the_larger_part_is_taken(tmp_path):

@@ -217,7 +217,7 @@ def test_the_background_thread_ends_with_the_loader(store, how):
     [
         ({"batch_size": 0}, "batch_size=0"),
         ({"batch_size": 2000}, "fewer than a batch"),
-        ({"seed": -1}, "not be negative"),
+        ({"seed": -1}, "at least 0"),
         ({"rows": [1, 1]}, "twice"),
         ({"rows": [5000]}, "rows 0 to 1002"),
         ({"rows": [0.5]}, "row numbers or a mask"),

@@ -8,7 +8,7 @@ Rows are split by group (game, maze) into training, validation and test. For eve
 Baselines: the majority class of each square among the training rows; the same for each square *and* position
 (what one knows from the number of moves alone). Controls: labels of another group at the same position (whole
 boards change places, so their structure stays); the same probe on the activations of another model, as a rule
-one with random weights. Intervals: 95 %, from resampling test groups.
+one with random weights. Intervals: 95 %, from resampling test groups (wrong rows over rows of the groups drawn).
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from workbench.errors import DataError
 from workbench.progress import Progress, Silent
 from workbench.provenance import provenance
 from workbench.results import Result, array
-from workbench.statistics import bootstrap_interval
 
 KINDS = {"linear": fit_linear, "mlp": fit_mlp}
 TEST_SHARE, VALIDATION_SHARE = 0.25, 0.1
@@ -72,7 +71,7 @@ def board_sweep(
         DataError: numbers of rows that differ, too few groups, an unknown kind.
     """
     progress, started = progress or Silent(), time.perf_counter()
-    n, n_squares = _checked(rows, labels, groups, position, kinds)
+    n, n_squares = _checked(rows, labels, groups, position, kinds, untrained)
     test, validation = split_groups(groups, seed=seed)
     fit = ~test
     fit_rows = torch.from_numpy(fit)
@@ -138,14 +137,21 @@ def shuffle_boards(groups: np.ndarray, position: np.ndarray, test: np.ndarray, *
     return partner
 
 
-def _checked(rows, labels, groups, position, kinds) -> tuple[int, int]:
+def _checked(rows, labels, groups, position, kinds, untrained) -> tuple[int, int]:
     if not rows or not labels:
         raise DataError("Give at least one site and one set of labels.")
     unknown = [kind for kind in kinds if kind not in KINDS]
+    missing = [] if untrained is None else [site for site in rows if site not in untrained]
+    if missing:
+        raise DataError(
+            f"The untrained model's activations lack the site {missing[0]!r}: give the same rows at all of "
+            f"{', '.join(map(repr, rows))}."
+        )
     if unknown or not kinds:
         raise DataError(f"Kinds of probe are {', '.join(KINDS)}; given {list(kinds)}.")
     sizes = {"groups": len(groups), "position": len(position)}
     sizes |= {name: len(x) for name, x in (*rows.items(), *labels.items())}
+    sizes |= {f"{site} (untrained)": len(untrained[site]) for site in rows} if untrained is not None else {}
     if len(set(sizes.values())) > 1:
         raise DataError(f"All must have one entry per row, but there are {sizes}.")
     widths = {y.shape[1] for y in labels.values()}
@@ -155,12 +161,7 @@ def _checked(rows, labels, groups, position, kinds) -> tuple[int, int]:
 
 
 def _dataset(error, per_row, sites, labels, kinds, groups, position, fit, seed) -> xr.Dataset:
-    test_groups, where = np.unique(groups[~fit], return_inverse=True)
-    counts = np.bincount(where)
-    per_group = np.zeros((len(test_groups), *per_row.shape[:3], 2))
-    for g in range(len(test_groups)):
-        per_group[g] = per_row[..., where == g, :].mean(-2)
-    low, high = bootstrap_interval(per_group * (counts / counts.mean())[:, None, None, None, None], seed)
+    low, high = _interval(per_row, groups[~fit], seed)
     mean = per_row.mean(-2)
     majority, by_position, exact = [], [], []
     for y in labels.values():
@@ -188,6 +189,20 @@ def _dataset(error, per_row, sites, labels, kinds, groups, position, fit, seed) 
         variables[f"{name}_high"] = array(dims, high[..., i], long_name=f"{text}, upper end")
     coords = {"site": sites, "labels": list(labels), "kind": kinds, "square": np.arange(error.shape[-1])}
     return xr.Dataset(variables, coords)
+
+
+def _interval(
+    per_row: np.ndarray, groups: np.ndarray, seed: int, n: int = 1000
+) -> tuple[np.ndarray, np.ndarray]:
+    """95 % interval of the share over rows [..., row, number]: groups are drawn, and so is how many rows they have."""
+    _, where, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    sums = np.stack([per_row[..., where == g, :].sum(-2) for g in range(len(counts))])
+    drawn = np.random.default_rng(seed).multinomial(
+        len(counts), np.full(len(counts), 1 / len(counts)), size=n
+    )
+    shares = np.tensordot(drawn, sums, axes=1) / (drawn @ counts).reshape(-1, *[1] * (sums.ndim - 1))
+    low, high = np.quantile(shares, [0.025, 0.975], axis=0)
+    return low, high
 
 
 def _majority(y: np.ndarray) -> np.ndarray:

@@ -2,9 +2,11 @@
 
     Direction                    as it is
     fitted linear estimator      w / ‖w‖ of `coef_` (two classes); w_a − w_b for a pair of several classes
+    FittedProbe                  that of its estimator, with the probe's names of the classes
 
 The natural scale is the standard deviation of the projection x · v over the prompts of the check, unless the
-direction brings its own; the probe's decision f(x) = w · x + b tells which prompts it calls positive.
+direction (or the training rows of a `FittedProbe`) bring their own; the probe's decision f(x) = w · x + b tells which
+prompts it calls positive.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probes.estimator_fits import has_weights
+from probes.fitted import FittedProbe
 from workbench.directions import Direction
 from workbench.directions.controls import random_controls
 from workbench.errors import DataError
@@ -67,7 +71,8 @@ def reading(
 
     Args:
         model: the model it is used on.
-        probe: a `Direction`, or a fitted linear estimator (`coef_`, `intercept_`, and `classes_` if it has them).
+        probe: a `Direction`, a fitted linear estimator (`coef_`, `intercept_`, and `classes_` if it has them), or a
+            `FittedProbe` of one.
         rows: activations at the site, for the scale of an estimator.
         site: where the probe belongs.
         classes: (from, to), for an estimator of more than two classes.
@@ -84,7 +89,14 @@ def reading(
             model_fingerprint=probe.model_fingerprint, settings=probe.settings,
         )  # fmt: skip
         return Reading(made)
-    weight, bias, named = _weights(probe, classes)
+    fingerprint = getattr(probe, "model_fingerprint", "") or ""
+    if isinstance(probe, FittedProbe):
+        weight, bias, named = _of_fitted(probe, classes)
+        if scale is None and probe.training.get("deviations") and np.shape(probe.estimator.coef_)[0] == 1:
+            scale = probe.direction().scale
+        probe = probe.estimator
+    else:
+        weight, bias, named = _weights(probe, classes)
     if len(weight) != rows.shape[1]:
         raise DataError(
             f"The probe has {len(weight)} weights, but {site!r} of {model.name} is {rows.shape[1]} wide: it "
@@ -105,10 +117,22 @@ def reading(
         scale=spread if scale is None else scale,
         name=f"{named[0]} to {named[1]}" if named else type(probe).__name__,
         source=f"probe:{type(probe).__name__}",
-        model_fingerprint=getattr(probe, "model_fingerprint", "") or "",
+        model_fingerprint=fingerprint,
     )
     direction.fits(model, force=force)
     return Reading(direction, -bias / norm, named)
+
+
+def _of_fitted(
+    probe: FittedProbe, classes: Sequence[Any] | None
+) -> tuple[np.ndarray, float, tuple[str, ...]]:
+    """`_weights` of its estimator; classes may go by the probe's names, and are shown by them."""
+    inner = [_plain(c) for c in getattr(probe.estimator, "classes_", ())]
+    meant = dict(zip(probe.classes, inner, strict=True)) if inner else {}
+    wanted = None if classes is None else [meant.get(str(c), c) for c in classes]
+    weight, bias, named = _weights(probe.estimator, wanted)
+    shown = {str(own): name for name, own in meant.items()}
+    return weight, bias, tuple(shown.get(name, name) for name in named)
 
 
 def _weights(probe: Any, classes: Sequence[Any] | None) -> tuple[np.ndarray, float, tuple[str, ...]]:
@@ -117,6 +141,11 @@ def _weights(probe: Any, classes: Sequence[Any] | None) -> tuple[np.ndarray, flo
         raise DataError(
             f"A {type(probe).__name__} is no linear probe: give a Direction, or a fitted estimator with "
             f"`coef_`.{fitted}"
+        )
+    if not has_weights(probe):
+        raise DataError(
+            f"The weights of this {type(probe).__name__} are of pairs of classes, not of classes: fit a kind with one "
+            "weight for each class, such as LdaProbe or MultinomialProbe."
         )
     coef = np.atleast_2d(np.asarray(probe.coef_, dtype=np.float64))
     bias = np.broadcast_to(np.ravel(getattr(probe, "intercept_", 0.0)).astype(np.float64), len(coef))

@@ -57,7 +57,7 @@ def causal_check(
     groups: Sequence[Any] | None = None,
     site: str | None = None,
     position: Positions | Sequence[Sequence[int]] = -1,
-    strengths: Sequence[float | int] = STRENGTHS,
+    strengths: float | int | Sequence[float | int] = STRENGTHS,
     scale: float | int | None = None,
     classes: Sequence[Any] | None = None,
     control: str = "random",
@@ -73,7 +73,7 @@ def causal_check(
     Args:
         model: the language model.
         prompts: best not those the probe was fitted on.
-        probe: a `Direction`, or a fitted linear estimator (`coef_`; then `site` is needed).
+        probe: a `Direction`, a `FittedProbe`, or a fitted linear estimator (`coef_`; then `site` is needed).
         metric: as in `wb.patching`: `LogitDifference(a, b)` or another, a function [row, d_vocab] -> [row]; or
         one per
             prompt. Of one token.
@@ -81,9 +81,9 @@ def causal_check(
             groups, since prompts of one group are no independent ones.
         site: where an estimator was fitted.
         position: where the edit goes: an index (-1: the last token), several, `"all"`, or one list per prompt.
-        strengths: multiples of the scale; 0 is added as the unedited model.
+        strengths: multiples of the scale, or one; 0 is added as the unedited model.
         scale: natural scale in activation units; by default the direction's own, and for an estimator the standard
-            deviation of the projection over these prompts.
+            deviation of the projection over these prompts (of a `FittedProbe` over its training rows, if it knows).
         classes: (from, to), for a probe of several classes.
         control: `random` (even over the sphere) or `natural` (where activations vary), see `direction.controls`.
         n_random: random directions; 19 or more can reach p = 0.05.
@@ -198,8 +198,11 @@ class _Scores:
         return out
 
 
-def _doses(strengths: Sequence[float | int]) -> list[float]:
-    given = [float(s) for s in strengths]
+def _doses(strengths: float | int | Sequence[float | int]) -> list[float]:
+    try:
+        given = [float(s) for s in np.atleast_1d(np.asarray(strengths, dtype=np.float64))]
+    except (TypeError, ValueError):
+        raise DataError(f"Strengths are numbers, for instance [-2, -1, 1, 2], not {strengths!r}.") from None
     if not all(np.isfinite(given)):
         raise DataError(f"Strengths {given} are not all finite.")
     doses = sorted({*given, 0.0})

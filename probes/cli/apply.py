@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from probes.cli.options import LabelsOption, LimitOption, WhereOption, conditions, words
+from probes.cli.options import LabelsOption, LimitOption, WhereOption, conditions, no_effect, words
 from workbench.cli.common import DeviceOption, DtypeOption, JsonOption, RunsOption, SeedOption, new_app
 from workbench.cli.patch_options import ask
 
@@ -45,6 +45,10 @@ def apply(
     json: JsonOption = False,
 ) -> None:
     """Read new texts with a saved probe; it refuses another site or model."""
+    if text:
+        no_effect(
+            {"--labels": labels, "--where": where, "--limit": limit}, "--text", "texts are taken as they are"
+        )
     if model is None:
         from probes.fitted import FittedProbe
 

@@ -13,9 +13,9 @@ from probes.cli.options import (
     LimitOption,
     PenaltyOption,
     PositiveOption,
-    SiteOption,
     WhereOption,
     conditions,
+    no_effect,
     words,
 )
 from workbench.cli.common import (
@@ -49,7 +49,10 @@ def causal(
         ),
     ] = None,
     kind: Annotated[str | None, typer.Option(help=f"Probe: of {LINEAR} [default: mass_mean].")] = None,
-    site: SiteOption = "blocks.14.hook_resid_post",
+    site: Annotated[
+        str | None,
+        typer.Option(help="The site whose activations are read [default: blocks.14.hook_resid_post]."),
+    ] = None,
     template: Annotated[
         str | None,
         typer.Option(help="What is asked of each statement [default: '{text} This statement is']."),
@@ -91,6 +94,12 @@ def causal(
     json: JsonOption = False,
 ) -> None:
     """Move activations along a probe's direction and see whether the answer follows, beside random directions."""
+    fitting = {"--kind": kind, "--site": site, "--penalty": penalty, "--positive": positive}
+    choosing = {"--template": template, "--labels": labels, "--where": where, "--group-by": group_by}
+    if direction is not None:
+        no_effect(fitting, "--direction", "nothing is fitted, and the direction has its own site")
+    if prompt:
+        no_effect(choosing | {"--limit": limit}, "--prompt", "prompts are taken as they are")
     ask(
         "probe causal",
         "probe_causal",

@@ -56,6 +56,13 @@ def conditions(where: list[str] | None) -> dict[str, Any]:
     return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
 
 
+def no_effect(options: dict[str, Any], beside: str, why: str) -> None:
+    """Refuse options that were given and that nothing would look at; `DataError` names the first."""
+    given = [name for name, value in options.items() if value not in (None, [], ())]
+    if given:
+        raise DataError(f"{given[0]} has no effect with {beside}: {why}. Leave it out.")
+
+
 def words(given: str | None) -> list[str] | None:
     """`a, b` -> ["a", "b"]; None for None."""
     return None if given is None else [word.strip() for word in given.split(",") if word.strip()]

@@ -52,7 +52,8 @@ class MlpProbe(ClassifierMixin, BaseEstimator):
             for `max_epochs` without early stopping, and `loss_` is that of the training rows.
 
     Raises (in `fit`):
-        InputError: one class only, NaN rows, labels or groups that do not match the rows, settings out of range.
+        InputError: one class only, NaN rows, labels or groups that do not match the rows, settings out of range, or a
+            loss that is not finite (learning_rate too large).
 
     Example:
         >>> MlpProbe(width=32).fit(acts, labels, groups=games).score(test_acts, test_labels)
@@ -119,6 +120,14 @@ class MlpProbe(ClassifierMixin, BaseEstimator):
                 self.state_ = {name: value.detach().clone() for name, value in state.items()}
             if since >= self.patience:
                 break
+        if not np.isfinite(best):
+            raise InputError(
+                f"Training diverged: the loss was not finite in any of {epoch} epochs. Use a learning_rate below "
+                f"{self.learning_rate:g} (default 0.003)."
+                if stopping
+                else f"Training diverged: the loss is not finite after {epoch} epochs. Use a learning_rate below "
+                f"{self.learning_rate:g} (default 0.003)."
+            )
         self.n_iter_, self.loss_ = epoch, best
 
     def decision_function(self, X: Any) -> np.ndarray:

@@ -11,6 +11,7 @@ Ranking is part of the fit: in a cross-validation it must see the training rows 
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,12 @@ def fit_on(
     return found._replace(coef=coef)
 
 
+def l1_penalty(maker: Any = LogisticRegression) -> dict[str, Any]:
+    """Arguments for an L1 penalty: `penalty` up to scikit-learn 1.7 (where `l1_ratio` alone leaves it L2)."""
+    given = signature(maker).parameters.get("penalty")
+    return {"penalty": "l1"} if given is not None and given.default == "l2" else {"l1_ratio": 1.0}
+
+
 def _entering(rows: np.ndarray, positive: np.ndarray, k: int) -> Int64[np.ndarray, " rank"]:
     """Features in the order in which they enter the L1 path (those of one step by the size of their weight)."""
     mean, std = rows.mean(0, dtype=np.float64), rows.std(0, dtype=np.float64)
@@ -119,7 +126,7 @@ def _entering(rows: np.ndarray, positive: np.ndarray, k: int) -> Int64[np.ndarra
     for _ in range(PATH_STEPS):
         C *= PATH_STEP
         model = LogisticRegression(
-            l1_ratio=1.0, C=C, solver="liblinear", intercept_scaling=10, random_state=0
+            **l1_penalty(), C=C, solver="liblinear", intercept_scaling=10, random_state=0
         )
         size = np.abs(model.fit(z, label).coef_[0])
         new = [int(i) for i in np.argsort(-size, kind="stable") if size[i] > 0 and i not in set(order)]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
+from probes.estimator_fits import has_weights
 from workbench.directions import Direction
 from workbench.errors import DataError
 
@@ -19,16 +20,15 @@ Vectors = dict[str, Float64[np.ndarray, " d"]]
 
 
 def weight_vectors(estimator: Any) -> Vectors | None:
-    """Vectors over raw activations, by class or output; None where the estimator is not linear.
+    """Vectors over raw activations, by class or output; None where the estimator has none (of each class).
 
     Two classes: w towards the second and −w towards the first. K classes: the class's weight minus the mean of the
     others' (softmax weights are defined up to a common term). A regression: one vector per output, named "0", "1", …;
     with one output its name is empty.
     """
-    coef = getattr(estimator, "coef_", None)
-    if coef is None:
+    if not has_weights(estimator):
         return None
-    table = np.atleast_2d(np.asarray(coef, dtype=np.float64))
+    table = np.atleast_2d(np.asarray(estimator.coef_, dtype=np.float64))
     classes = getattr(estimator, "classes_", None)
     if classes is None:
         return {"": table[0]} if len(table) == 1 else {str(i): row for i, row in enumerate(table)}
@@ -84,9 +84,11 @@ def _chosen(fitted: FittedProbe, of: Any) -> tuple[Float64[np.ndarray, " d"], st
     """One weight vector, and the estimator's own name of what it points to."""
     vectors = weight_vectors(fitted.estimator)
     if vectors is None:
+        kind = type(fitted.estimator).__name__
+        why = "has weights for pairs of classes" if hasattr(fitted.estimator, "coef_") else "is not linear"
         raise DataError(
-            f"{type(fitted.estimator).__name__} is not linear, so it has no one direction: fit a linear kind at "
-            f"{fitted.site!r}, or move along its gradient."
+            f"{kind} {why}, so it has no one direction: fit a linear kind at {fitted.site!r}, or move along its "
+            "gradient."
         )
     inner = list(vectors)
     shown = list(fitted.classes) or inner

@@ -103,6 +103,18 @@ def confusions(
     return (weights @ cell).reshape(-1, n, n)
 
 
+def task_auc(
+    scores: Float64[np.ndarray, " bag"], positive: Bool[np.ndarray, " bag"], fold: Int64[np.ndarray, " bag"]
+) -> float:
+    """Mean AUC of the folds with bags of the class and of others; NaN where there is none (uneven groups)."""
+    each = [
+        roc_auc_score(positive[fold == k], scores[fold == k])
+        for k in np.unique(fold)
+        if 0 < positive[fold == k].sum() < (fold == k).sum()
+    ]
+    return float(np.mean(each)) if each else float("nan")
+
+
 def score_site(
     bags: Bags, runs: list[Outcome], fold: np.ndarray, weights: np.ndarray, classes: Sequence[Any]
 ) -> dict[str, Any]:
@@ -121,10 +133,7 @@ def score_site(
         for end in ("", "_low", "_high"):
             found[name + end] = table[name + end].values
     found["set_size"], found["accuracy_answered"] = table["set_size"].values, table["accuracy"].values
-    each = range(int(fold.max()) + 1)
-    found["task_auc"] = np.array([
-        np.mean([roc_auc_score(codes[fold == k] == c, run.scores[fold == k, c]) for k in each]) for c in range(n)
-    ])  # fmt: skip
+    found["task_auc"] = np.array([task_auc(run.scores[:, c], codes == c, fold) for c in range(n)])
     chance = np.add.reduceat(bags.known.astype(float), bags.offsets[:-1]) / bags.sizes
     found["carried_by_known"] = np.array([run.carried[codes == c, c].mean() for c in range(n)])
     found["carried_by_chance"] = np.array([chance[codes == c].mean() for c in range(n)])

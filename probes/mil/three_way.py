@@ -47,7 +47,7 @@ MEANING = {
     "mcc_low": "MCC, lower end of the 95 % interval",
     "mcc_high": "MCC, upper end of the 95 % interval",
     "accuracy": "accuracy, held out",
-    "task_auc": "AUC of the class against the rest, held out, mean of folds",
+    "task_auc": "AUC of the class against the rest, held out, mean of the folds with bags of both",
     "confusion": "bags of a class by most probable class",
     "answers": "bags of a class by answer; the last column: abstained",
     "coverage": "share of sets that hold the right class",

@@ -5,10 +5,11 @@ For each layer and position, rows h [problem, d] and targets y
     min ‖y − Hw − b‖² / n + α ‖w‖²      α by leave-one-out over the n training rows, for each target
     R² = 1 − Σ (y − ŷ)² / Σ (y − ȳ)²    ȳ the training mean;  MAE = mean |y − ŷ|
 
-on held-out groups of problems; H is centred, and divided by the standard deviation of its most variable dimension.
-Beside it stand
+on held-out groups of problems (intervals: groups drawn with replacement); H is centred, and divided by the standard
+deviation of its most variable dimension. Beside it stand
 
-- `null_r2`: the same fit to shuffled targets, several shuffles; about 0 or below;
+- `null_r2`: the same fit to shuffled targets, several shuffles; about 0 or below. Groups change places as wholes;
+  rows of one group, as far as its targets differ, inside it, too;
 - `baseline_mae`: the training median as the answer to everything;
 - `visible_r2`: a ridge on what can be seen in the text so far (`visible`) in place of the activations. A sum of digit
   products is for the most part a *linear* function of the digits (83 % of the variance of a·b of two even digits),
@@ -33,6 +34,7 @@ from sklearn.model_selection import GroupShuffleSplit
 from threadpoolctl import threadpool_limits
 
 from probes.periodic.helix import activation_rows
+from probes.periodic.splits import shuffled_groups, units_of
 from workbench.errors import DataError
 from workbench.provenance import Provenance, provenance
 from workbench.results import Result, array
@@ -76,30 +78,36 @@ def regression_probe(
         visible: for each position [problem, feature], what can be seen in the text up to there.
         positions: what each position is called.
         held_out: share of the groups to score.
-        n_shuffles: shuffled targets, for the null.
-        n_bootstrap: resamples of the held-out problems for the interval of R².
+        n_shuffles: shuffled targets, for the null; at least 1.
+        n_bootstrap: resamples of the held-out groups for the interval of R²; at least 1.
         penalties: to choose from.
         seed: of split, shuffles and resamples.
         where: provenance of the activations.
 
     Returns:
         A `Result` of kind `probe_regression`, dims (layer, position, target): `r2`, `r2_low`, `r2_high` (95 % over
-        held-out problems), `mae`, `null_r2`, `null_r2_high` (the largest shuffle), `penalty`; (position, target):
+        held-out groups), `mae`, `null_r2`, `null_r2_high` (the largest shuffle), `penalty`; (position, target):
         `baseline_mae`, and `visible_r2`, `visible_mae` with `beyond` (layer, position, target) where `visible` is
         given.
 
     Raises:
-        DataError: shapes that do not match, NaN, a constant target, fewer groups than two.
+        DataError: shapes that do not match, NaN, a constant target, fewer groups than two, no shuffles or resamples.
 
     Example:
         >>> regression_probe({0: acts}, {"c_2": sums[:, 2]}).data["r2"].sel(layer=0, target="c_2")
     """
     started = time.perf_counter()
+    if n_shuffles < 1 or n_bootstrap < 1:
+        raise DataError(
+            f"n_shuffles and n_bootstrap must be at least 1 (without them a score says little), not {n_shuffles} and "
+            f"{n_bootstrap}."
+        )
     rows = _checked(activations)
     layers = list(rows)
     n, n_positions, _ = rows[layers[0]].shape
     y = _targets(targets, n, n_positions)
     names = list(targets)
+    unit = units_of(groups, n)
     out = _held_out_rows(n, groups, held_out, seed)
     given = _visible(visible, n, n_positions)
     labels = [str(i) for i in range(n_positions)] if positions is None else [str(p) for p in positions]
@@ -117,12 +125,12 @@ def regression_probe(
             continue
         here = y[:, p, some]
         flat["baseline_mae"][p, some] = np.abs(here[out] - np.median(here[~out], axis=0)).mean(0)
-        fit = lambda x, p=p, here=here: _fit(x, here, out, n_shuffles, penalties, n_bootstrap, [seed, p])  # noqa: E731
+        settings = (here, out, n_shuffles, penalties, n_bootstrap, [seed, p], unit)
         if given is not None:
-            seen = fit(given[p])
+            seen = _fit(given[p], *settings)
             flat["visible_r2"][p, some], flat["visible_mae"][p, some] = seen.r2, seen.mae
         for i, layer in enumerate(layers):
-            scores = fit(rows[layer][:, p])
+            scores = _fit(rows[layer][:, p], *settings)
             for name, values in (
                 ("r2", scores.r2),
                 ("r2_low", scores.low),
@@ -147,11 +155,12 @@ def regression_probe(
         "target": names,
         "at": ("position", labels),
     }
+    shuffled = "problems" if groups is None else "groups"
     attrs = {
         "n": n,
         "n_held_out": int(out.sum()),
-        "n_groups": n if groups is None else len(set(groups)),
-        "control": f"targets shuffled over training problems, {n_shuffles} shuffles",
+        "n_groups": int(unit.max()) + 1,
+        "control": f"targets shuffled over training {shuffled}, {n_shuffles} shuffles",
     }
     data = xr.Dataset(variables, coords, attrs)
     made = provenance(None, seed=seed, seconds={"regression_probe": time.perf_counter() - started})
@@ -162,8 +171,8 @@ def regression_probe(
 
 _SAYS = {
     "r2": "R² on held-out problems",
-    "r2_low": "R²: 2.5 % over held-out problems",
-    "r2_high": "R²: 97.5 % over held-out problems",
+    "r2_low": "R²: 2.5 % over held-out groups of problems",
+    "r2_high": "R²: 97.5 % over held-out groups of problems",
     "mae": "mean absolute error on held-out problems",
     "null_r2": "R² of shuffled targets, mean",
     "null_r2_high": "R² of shuffled targets, largest",
@@ -180,7 +189,8 @@ def _checked(activations: Mapping[int, Any]) -> dict[int, Float64[np.ndarray, "p
         raise DataError("No activations were given: give layer -> [problem, position, d].")
     found = {}
     for layer, values in activations.items():
-        rows = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=np.float64)
+        given = values.detach().cpu().double().numpy() if hasattr(values, "detach") else values
+        rows = np.asarray(given, dtype=np.float64)
         if rows.ndim != 3:
             raise DataError(
                 f"Layer {layer} has activations of shape {rows.shape}: give [problem, position, d]."
@@ -201,7 +211,8 @@ def _targets(
         raise DataError("No targets were given: give name -> [problem] or [problem, position].")
     each = []
     for name, values in targets.items():
-        y = np.asarray(values, dtype=np.float64)
+        y = values.detach().cpu().double().numpy() if hasattr(values, "detach") else values
+        y = np.asarray(y, dtype=np.float64)
         if y.shape not in ((n,), (n, n_positions)):
             raise DataError(f"Target {name!r} has shape {y.shape}: give {(n,)} or {(n, n_positions)}.")
         y = y if y.ndim == 2 else np.repeat(y[:, None], n_positions, axis=1)
@@ -233,9 +244,7 @@ def _visible(
 def _held_out_rows(
     n: int, groups: Sequence[Any] | None, share: float, seed: int
 ) -> Bool[np.ndarray, " problem"]:
-    labels = np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    if len(labels) != n:
-        raise DataError(f"{len(labels)} groups for {n} problems: give one label for each.")
+    labels = units_of(groups, n)
     if not 0 < share < 1 or not 1 <= round(share * len(np.unique(labels))) < len(np.unique(labels)):
         raise DataError(
             f"held_out={share:g} of {len(np.unique(labels))} groups leaves nothing to fit to or to score."
@@ -255,13 +264,16 @@ def _fit(
     penalties: Sequence[float | int],
     n_bootstrap: int,
     seed: list[int],
+    unit: Int64[np.ndarray, " problem"] | None = None,
 ) -> _Scores:
     """One factorisation for all targets and their shuffles."""
     rng = np.random.default_rng(seed)
+    unit = np.arange(len(y)) if unit is None else unit
     train, test = y[~out], y[out]
     n_targets = y.shape[1]
-    shuffles: list[Int64[np.ndarray, " row"]] = [rng.permutation(len(train)) for _ in range(n_shuffles)]
-    every = np.concatenate([train, *(train[order] for order in shuffles)], axis=1)
+    every = np.concatenate(
+        [train, *(shuffled_groups(train, unit[~out], rng) for _ in range(n_shuffles))], axis=1
+    )
     mean, scale = x[~out].mean(0), float(x[~out].std(0).max()) or 1.0
     model = RidgeCV(alphas=np.asarray(penalties) * len(train), alpha_per_target=True)
     said = (
@@ -272,7 +284,9 @@ def _fit(
     error = (test[:, None] - said) ** 2
     total = (test - train.mean(0)) ** 2
     r2 = 1 - error.sum(0) / total.sum(0)
-    counts = rng.multinomial(len(test), np.full(len(test), 1 / len(test)), size=n_bootstrap)
+    held = np.unique(unit[out], return_inverse=True)[1]
+    n_units = int(held.max()) + 1
+    counts = rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=n_bootstrap)[:, held]
     low, high = np.quantile(1 - (counts @ error[:, 0]) / (counts @ total), [0.025, 0.975], axis=0)
     penalty = np.ravel(np.asarray(model.alpha_, dtype=np.float64))[:n_targets] / len(train)
     return _Scores(r2[0], low, high, np.abs(test - said[:, 0]).mean(0), r2[1:], penalty)

@@ -38,6 +38,8 @@ from workbench.provenance import provenance
 from workbench.results import Result, array
 
 TRENDS = ("mean", "trend")
+ROUNDING = 1e-12
+"""Relative slack of a comparison: an order that gives the same value gives it but for the last digits."""
 
 
 @threadpool_limits.wrap(1, user_api="blas")  # many small transforms: threads would wait for each other
@@ -124,7 +126,7 @@ def number_spectrum(
         ),
         "p_value": array(
             ("table", "removed", "top"),
-            (1 + (null >= share).sum(0)) / (1 + n_permutations),
+            (1 + (null >= share * (1 - ROUNDING)).sum(0)) / (1 + n_permutations),
             long_name="permutation p-value of the share",
         ),
         "line": array(("table",), line, long_name="share of variance of a straight line"),
@@ -181,6 +183,8 @@ def digit_fit(table: Any, *, n_permutations: int = 200, seed: int = 0) -> dict[s
     Example:
         >>> digit_fit(model.hf.get_input_embeddings().weight[zero : zero + 10])
     """
+    if n_permutations < 1:
+        raise DataError(f"n_permutations is {n_permutations}: give 1 or more.")
     digits = np.arange(10)
     rows = activation_rows(table, digits)
     design = digit_fourier().design(digits)
@@ -201,7 +205,7 @@ def digit_fit(table: Any, *, n_permutations: int = 200, seed: int = 0) -> dict[s
         "r2_median": median,
         "null_r2": float(null.mean()),
         "null_r2_high": float(np.quantile(null, 0.975)),
-        "p_value": float((1 + (null >= whole).sum()) / (1 + n_permutations)),
+        "p_value": float((1 + (null >= whole - ROUNDING * abs(whole)).sum()) / (1 + n_permutations)),
         "chance": 5 / 9,
     }
 

@@ -9,6 +9,9 @@ so 0 is what the mean alone gives, and a fit of noise is below 0.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
@@ -72,3 +75,32 @@ def explained(
     scale = (rows**2).sum((0, -1))
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(total > 1e-20 * scale, 1 - residual / total, np.nan)
+
+
+def units_of(groups: Sequence[Any] | None, n: int) -> Int64[np.ndarray, " problem"]:
+    """[problem] number of its group."""
+    if groups is None:
+        return np.arange(n)
+    names: Any = getattr(groups, "tolist", lambda: list(groups))()
+    if len(names) != n:
+        raise DataError(f"{len(names)} groups for {n} problems: give one label for each.")
+    plain = all(isinstance(name, (int, float)) for name in names)
+    return np.unique(names if plain else [str(name) for name in names], return_inverse=True)[1]
+
+
+def shuffled_groups(
+    y: Float64[np.ndarray, "row target"], unit: Int64[np.ndarray, " row"], rng: np.random.Generator
+) -> Float64[np.ndarray, "row target"]:
+    """Targets shuffled over groups: one that is the same throughout every group stays so.
+
+    Of other targets the groups' blocks come in random order, the rows of each block too, and take the places of the
+    rows in the order of their own groups: blocks of one size change places, others overlap as little as they must.
+    """
+    _, first, unit = np.unique(unit, return_index=True, return_inverse=True)
+    order = rng.permutation(len(first))
+    whole = (y == y[first][unit]).all(0)
+    if whole.all():
+        return y[first][order][unit]
+    blocks = np.empty_like(y)
+    blocks[np.argsort(unit, kind="stable")] = y[np.lexsort((rng.random(len(y)), order[unit]))]
+    return np.where(whole, y[first][order][unit], blocks)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import Field, model_validator
 
-from probes.specs.prompts import PromptFields, about
+from probes.specs.prompts import PromptFields, Rule, about, same
 from workbench.errors import DataError, SiteError
 from workbench.progress import Progress
 
 if TYPE_CHECKING:
     from probes.fitted import FittedProbe
     from workbench.activations import Activations
+    from workbench.datasets import PromptSet
     from workbench.model.language_model import LanguageModel
     from workbench.results import Result
 
@@ -23,7 +24,8 @@ class ApplySpec(PromptFields):
     """A saved probe (`probes.fitted.FittedProbe`) on texts, or on the prompts of a data set.
 
     `position` is that of the probe's training rows by default. `site`, if given, must be the probe's own. With a data
-    set that has labels the result says how many of the answers agree, beside the majority.
+    set that has what the probe reads (its rule, `training["reads"]`, or else the field `label` with the probe's
+    classes) the result says how many of the answers agree, beside the majority.
 
     Example:
         >>> ApplySpec(probe="truth.safetensors", texts=["The capital of France is Paris."]).run(model, Silent())
@@ -42,6 +44,11 @@ class ApplySpec(PromptFields):
     def _texts_or_set(self) -> ApplySpec:
         if bool(self.texts) == bool(self.dataset):
             raise ValueError("give texts, or a data set")
+        idle = [name for name in ("labels", "filter", "limit", "group_by", "positive") if getattr(self, name)]
+        if idle and self.texts:
+            raise ValueError(
+                f"{idle[0]} chooses prompts of a data set and has no effect on texts: leave it out"
+            )
         return self
 
     def title(self) -> str:
@@ -71,16 +78,28 @@ class ApplySpec(PromptFields):
     def _texts(
         self, fitted: FittedProbe
     ) -> tuple[list[str], list[str] | None, list[Any] | None, dict[str, Any]]:
-        """Texts, labels, groups, and what the result says of them; labels the probe does not know are refused."""
+        """Texts, labels, groups, and what the result says of them.
+
+        Labels are what the probe reads: its rule on the field it was fitted to, else the field `label`. Where the data
+        set lacks that field, or its labels are not the probe's classes, the probe is not judged; classes that are
+        asked for by name (`labels`) and that it does not know are an error.
+        """
         if self.texts:
             return self.texts, None, None, {}
         from workbench.datasets import load
 
-        labelled = load(self.dataset).kind == "statements"
-        prompts, note = self.chosen(labelled=labelled)
-        labels = prompts.labels if labelled and fitted.classes else None
-        _known(labels or [], fitted)
+        rule = Rule.model_validate(fitted.training["reads"]) if "reads" in fitted.training else None
+        every = load(self.dataset)
+        named = every.kind == "statements" and fitted.classes and rule is None
+        named = named and (self.labels is not None or set(fitted.classes) <= set(every.labels))
+        prompts, note = self._chosen(fitted, bool(named))
+        labels = prompts.labels if named else self._ruled(prompts, rule, fitted)
+        if self.labels is not None and named:
+            _known(labels or [], fitted)
         note |= {"dataset": about(prompts)["name"]}
+        if labels is None and fitted.classes:
+            what = f"{rule}" if rule is not None else f"label, of {', '.join(fitted.classes)}"
+            note["not_judged"] = f"{about(prompts)['name']} does not hold what the probe reads ({what})"
         trained = (fitted.provenance.get("settings", {}).get("dataset") or {}).get("name")
         if labels and trained == note["dataset"]:
             note["training_rows"] = (
@@ -88,6 +107,25 @@ class ApplySpec(PromptFields):
                 "the accuracy is too high by them"
             )
         return prompts.texts, labels, self.grouping(prompts), note
+
+    def _chosen(self, fitted: FittedProbe, named: bool) -> tuple[PromptSet, dict[str, Any]]:
+        """The prompts; where their label is what the probe tells apart, those of its classes."""
+        if named and self.labels is None:
+            return self.model_copy(update={"labels": list(fitted.classes)}).chosen()
+        return self.chosen(labelled=named)
+
+    @staticmethod
+    def _ruled(prompts: PromptSet, rule: Rule | None, fitted: FittedProbe) -> list[str] | None:
+        """The labels by the probe's rule, in the names of its classes; None where the set lacks them."""
+        if rule is None or rule.field not in prompts.field_names:
+            return None
+        values = prompts.column(rule.field)
+        if any(value is None for value in values):
+            return None
+        given = [
+            str(one) for one in (values if rule.value is None else [same(v, rule.value) for v in values])
+        ]
+        return given if set(given) <= set(fitted.classes) else None
 
 
 def _known(labels: list[str], fitted: FittedProbe) -> None:

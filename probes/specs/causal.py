@@ -29,8 +29,9 @@ class CausalSpec(PromptFields):
     for the negative. The edit goes to the last token of the statement (`edit="text"`), of the prompt (`last`), or to
     all tokens (`all`).
 
-    With `direction` (a file, or a name in the library) nothing is fitted and all prompts are checked: those of
-    `prompts`, or of the data set.
+    With `direction` (a file, or a name in the library) nothing is fitted and all prompts are checked, at the
+    direction's own site: those of `prompts`, or of the data set. Fields that would then have no effect (`probe`,
+    `site`, …; with prompts `template`, `labels`, …) are refused.
 
     Example:
         >>> CausalSpec(dataset="capitals", filter={"negated": False, "template": "capital-of"}).run(model, Silent())
@@ -69,9 +70,23 @@ class CausalSpec(PromptFields):
             raise ValueError(
                 f"a direction leads from one class to another: give two labels, not {len(self.labels)}"
             )
+        idle = self._without_effect()
+        if idle:
+            raise ValueError(
+                f"{idle[0]} has no effect where {'prompts are' if self.prompts else 'a direction is'} given: leave it "
+                "out"
+            )
         if self.template.count("{text}") != 1:
             raise ValueError("the template says once where the statement goes: '{text} This statement is'")
         return self
+
+    def _without_effect(self) -> list[str]:
+        """Fields that were set to something else than their default and that this run would not look at."""
+        fitting = ["probe", "penalty", "site", "position", "positive", "train_share"]
+        choosing = ["labels", "filter", "limit", "group_by", "template"]
+        idle = [*(fitting if self.direction is not None else []), *(choosing if self.prompts else [])]
+        fields = type(self).model_fields
+        return [n for n in idle if getattr(self, n) != fields[n].get_default(call_default_factory=True)]
 
     def title(self) -> str:
         what = self.direction or f"{self.probe} of {self.described()} at {self.site}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from probes.specs.prompts import PromptFields, about
 from workbench.errors import DataError
@@ -35,8 +35,15 @@ class NumbersSpec(PromptFields):
     folds: int = Field(default=5, ge=2)
     penalties: list[float] = Field(default=PENALTIES, min_length=1)
     controls: bool = True
-    n_control: int = Field(default=5, ge=1)
+    n_control: int = Field(default=5, ge=0)
     n_bootstrap: int = Field(default=1000, ge=1)
+
+    @field_validator("penalties")
+    @classmethod
+    def _positive(cls, given: list[float]) -> list[float]:
+        if not all(0 < value < float("inf") for value in given):
+            raise ValueError("ridge penalties are numbers above 0")
+        return given
 
     def title(self) -> str:
         return f"{self.described()}: {', '.join(self.targets)}"

@@ -6,9 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import PrivateAttr
 
+from probes.source import open_source
 from probes.specs.prompts import Rule
 from workbench.specs import ModelSpec
 
@@ -37,16 +37,15 @@ class StoredModel(ModelSpec):
 
 
 def stored_labels(store: Store, rules: dict[str, Rule]) -> dict[str, list[Any]]:
-    """One label per row for each rule, from the labels of the store's prompts.
+    """One label per prompt (in their order) where each has one row, else per row, for each rule.
 
     Raises:
         DataError: no such label (the nearest are named), or prompts without it.
     """
-    return {
-        name: rule.of(store.index.labels(rule.field).tolist(), "the store") for name, rule in rules.items()
-    }
+    source = open_source(store)
+    return {name: rule.of(source.labels(rule.field), "the store") for name, rule in rules.items()}
 
 
-def stored_groups(store: Store, group_by: str | None) -> np.ndarray | None:
-    """One group per row: a label of the store's prompts, or None (rows of a prompt stay together in any case)."""
-    return None if group_by is None else store.index.labels(group_by)
+def stored_groups(store: Store, group_by: str | None) -> list[Any] | None:
+    """One group per prompt or row, as `stored_labels`; None for none (rows of a prompt stay together in any case)."""
+    return None if group_by is None else open_source(store).labels(group_by)

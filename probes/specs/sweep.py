@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from workbench.results import Result
 
 STREAM = "blocks.*.hook_resid_post"
-"""Default sites; of a store: all that it holds."""
+"""Sites where none are named; of a store: all that it holds."""
 
 
 class ProbeSpec(PromptFields):
@@ -28,7 +28,7 @@ class ProbeSpec(PromptFields):
     *below* one half, which shuffled labels do not show.
 
     With `store` the rows of a store on disk are probed as they are; `label_sets` and `group_by` then name labels of
-    its prompts, and no model is loaded.
+    its prompts, and no model is loaded. `sites` are by default the stream after every block, of a store all it holds.
 
     `penalty` is C, one or several; of several the one with the least held-out log-loss is taken.
 
@@ -66,6 +66,8 @@ class ProbeSpec(PromptFields):
             raise ValueError("give a data set or a store (not both): dataset='capitals', or store='acts/'")
         if not self.store:
             return self
+        if "sites" not in self.model_fields_set:
+            self.sites = ["*"]  # what is not asked for is all; the stream that is asked for is the stream
         if not self.label_sets:
             raise ValueError(
                 "name the labels of the store's prompts that are read: label_sets={'truth': 'truth'}"
@@ -97,7 +99,7 @@ class ProbeSpec(PromptFields):
             kinds=self.kinds,
             controls=self.controls,
             groups=groups,
-            sites=self.sites if self.store and self.sites != STREAM else None,
+            sites=self.sites if self.store else None,  # collected is what was asked for
             positive=self.positive,
             folds=self.folds,
             penalty=self.penalty,

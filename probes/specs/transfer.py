@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from probes.source import one_site
 from probes.specs.prompts import LinearKind, PromptFields, about, same
 from workbench.errors import DataError
 from workbench.progress import Progress
@@ -64,8 +65,12 @@ class TransferSpec(PromptFields):
         from probes.trust.transfer import transfer_matrix
         from workbench.activations import collect
 
+        seen: list[str] = []
+
         def read(prompts: PromptSet) -> Activations:
-            return collect(model, prompts.texts, sites=self.site, positions=self.position, progress=progress)
+            acts = collect(model, prompts.texts, sites=self.site, positions=self.position, progress=progress)
+            seen[:] = acts.sites
+            return acts
 
         names = [self.dataset, *self.other_datasets]
         found = {name: self.chosen(name) for name in names}
@@ -96,10 +101,9 @@ class TransferSpec(PromptFields):
         )
         result.provenance.settings["dataset"] = {name: about(one) for name, (one, _) in found.items()}
         result.provenance.model.update({"name": model.name, "fingerprint": model.fingerprint})
-        result.data.attrs.update(
-            note | {"site": result.data.attrs.get("site") or self.site, "position": self.position}
-        )
-        result.summary.update(note | {"site": self.site})
+        site = seen[0] if len(seen) == 1 else self.site  # several only across sites
+        result.data.attrs.update(note | {"site": site, "position": self.position})
+        result.summary.update(note | {"site": site})
         return result
 
     def _conditions(self, prompts: PromptSet, read: Any) -> dict[str, Any]:
@@ -107,7 +111,7 @@ class TransferSpec(PromptFields):
         rows = {name: self._rows(prompts, name, conditions) for name, conditions in self.sets.items()}
         groups = self.grouping(prompts) or [f"prompt {i}" for i in range(len(prompts))]
         acts = read(prompts)
-        x = acts.rows(acts.sites[0]).flatten(1)
+        x = acts.rows(one_site(self.site, acts.sites)).flatten(1)
         return {
             name: (x[at], [prompts.labels[i] for i in at], [groups[i] for i in at])
             for name, at in rows.items()

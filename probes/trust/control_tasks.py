@@ -8,7 +8,8 @@ The second is the control task of Hewitt and Liang 2019 (arXiv:1909.03368, §2):
 remembering which type got which label, so its accuracy says how much a probe can memorise, and a probe is to be
 trusted as far as it is selective. Hence its folds must *not* keep types together: a type that is held out
 altogether has a label that nothing could predict. Rows whose type occurs once cannot be remembered either;
-`TypeTask.repeated` says how many can.
+`TypeTask.repeated` says how many can. `type_folds` deals the rows of every type out over the folds, and a draw that
+leaves a training set without one of the labels (its types are rare) is drawn again.
 
 Shuffling: rows of a group whose rows have different labels are permuted within the group; groups of one label swap
 their labels with other such groups of the same fold. Both leave the number of positives of every mixed group as it is,
@@ -30,6 +31,9 @@ from scipy.special import gammaln
 
 from probes.trust.fitting import Scorer, interval
 from workbench.errors import DataError
+
+MOST_DRAWS = 200
+"""Draws of random labels for types until both labels are in every training set."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,21 +140,44 @@ class TypeTask:
     repeated: float
 
 
-def random_token_labels(types: Sequence[Any] | np.ndarray, *, n: int = 1, seed: int = 0) -> TypeTask:
+def type_folds(types: Sequence[Any] | np.ndarray, *, n: int = 5, seed: int = 0) -> Int64[np.ndarray, " row"]:
+    """[row] fold in which it is held out, 0 to n − 1: the rows of each type are dealt out one fold after the other.
+
+    Example:
+        >>> type_folds(["a", "a", "b", "b"], n=2)
+        array([0, 1, 0, 1])
+    """
+    type_of = np.unique(_names(types), return_inverse=True)[1]
+    mixed = np.random.default_rng(seed).permutation(len(type_of))
+    fold = np.empty(len(type_of), dtype=np.int64)
+    fold[mixed[np.argsort(type_of[mixed], kind="stable")]] = np.arange(len(type_of)) % n
+    return fold
+
+
+def random_token_labels(
+    types: Sequence[Any] | np.ndarray,
+    *,
+    n: int = 1,
+    seed: int = 0,
+    fold: Int64[np.ndarray, " row"] | None = None,
+) -> TypeTask:
     """Hewitt and Liang's control task: every type gets a random label, all its rows the same one.
 
     Args:
         types: [row] what labels are fixed for: token ids (`acts.token_id`), words, names.
         n, seed: draws, and of the drawing. Half of the types (rounded down) are positive in each.
+        fold: in which rows are held out (`type_folds`); then both labels are in every training set of every draw, and
+            some fold holds both.
 
     Raises:
-        DataError: fewer than two types.
+        DataError: fewer than two types, or all types but one so rare that no draw has both labels in every training
+            set.
 
     Example:
         >>> random_token_labels(["a", "b", "a", "c"]).labels.shape
         (1, 4)
     """
-    given = [str(value) for value in (types.tolist() if isinstance(types, np.ndarray) else types)]
+    given = _names(types)
     names, type_of = np.unique(given, return_inverse=True) if given else ([], np.array([]))
     if len(names) < 2:
         raise DataError(
@@ -161,15 +188,40 @@ def random_token_labels(types: Sequence[Any] | np.ndarray, *, n: int = 1, seed: 
     if n < 1:
         raise DataError(f"At least one control task is needed, not {n}.")
     half = np.arange(len(names)) < len(names) // 2
-    drawn = np.random.default_rng(seed).permuted(np.repeat(half[None], n, axis=0), axis=1)
+    random = np.random.default_rng(seed)
+    drawn = random.permuted(np.repeat(half[None], n, axis=0), axis=1)
     counts = np.bincount(type_of)
+    for row in drawn:
+        tries = 0
+        while fold is not None and not _can_be_scored(row[type_of], fold):
+            if tries == MOST_DRAWS:
+                raise DataError(
+                    f"Of {len(names)} token types all but the most frequent ({str(names[int(counts.argmax())])!r}, "
+                    f"{counts.max()} of {len(given)} rows) are so rare that random labels of types leave a training "
+                    "set with one label only: give `types` that occur more evenly, such as the name a prompt is about."
+                )
+            row[:], tries = random.permutation(half), tries + 1
     return TypeTask(drawn[:, type_of], type_of, len(names), float((counts[type_of] > 1).mean()))
 
 
-def last_varying_tokens(ids: Sequence[Sequence[int]]) -> np.ndarray:
+def _names(types: Sequence[Any] | np.ndarray) -> list[str]:
+    return [str(value) for value in (types.tolist() if isinstance(types, np.ndarray) else types)]
+
+
+def _can_be_scored(label: Bool[np.ndarray, " row"], fold: Int64[np.ndarray, " row"]) -> bool:
+    """Whether both labels are in the training rows of every fold, and both in the rows of some fold."""
+    up, rows = np.bincount(fold, label), np.bincount(fold)
+    down = rows - up
+    trained = ((up.sum() - up > 0) & (down.sum() - down > 0))[rows > 0].all()
+    return bool(trained and ((up > 0) & (down > 0)).any())
+
+
+def last_varying_tokens(ids: Sequence[Sequence[int]], *, least: int = 1) -> np.ndarray:
     """[prompt] the token nearest to the end at which prompts differ: the types of the rows at the last position.
 
-    The last token itself is often the same everywhere (a full stop), and then no label could be fixed by it.
+    The last token itself is often the same everywhere (a full stop), and then no label could be fixed by it. Nor can it
+    where few prompts end in another one: a column counts only if at least `least` prompts have another token than its
+    most frequent one. Where there is no such column it is the one that comes closest.
 
     Raises:
         DataError: the prompts do not differ anywhere before the shortest one begins.
@@ -179,10 +231,16 @@ def last_varying_tokens(ids: Sequence[Sequence[int]]) -> np.ndarray:
         array([7, 8])
     """
     shortest = min((len(row) for row in ids), default=0)
+    best, most = None, 0
     for back in range(1, shortest + 1):
         column = np.array([row[-back] for row in ids])
-        if len(np.unique(column)) > 1:
+        others = len(column) - int(np.unique(column, return_counts=True)[1].max())
+        if others > most:
+            best, most = column, others
+        if others >= least and others > 0:
             return column
+    if best is not None:
+        return best
     raise DataError("The prompts do not differ in any token counted from their ends: give `types` yourself.")
 
 

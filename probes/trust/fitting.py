@@ -18,7 +18,7 @@ a *difference* between two probes on the same rows is paired.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any, NamedTuple
@@ -32,6 +32,7 @@ from probes.estimators import KINDS, MIN_VARIANCE, Features, make_probes
 from probes.scores import pairs_won
 from probes.source import open_source
 from workbench.errors import DataError, did_you_mean
+from workbench.sites.names import expand
 
 CHUNK = 2_000_000
 """Numbers held at once while drawing."""
@@ -158,6 +159,15 @@ def rows_at(acts: Any, site: str, index: np.ndarray | None = None) -> Float64[np
     source = open_source(acts)
     index = np.arange(len(source.prompt)) if index is None else index
     return source.take(site, index)[0].numpy()
+
+
+def sites_of(acts: Any, sites: str | Iterable[str] | None) -> list[str]:
+    """Names or globs -> sites of a collection or store; all for None. `SiteError` where there is no such site."""
+    known = open_source(acts).sites
+    blocks = [int(s.split(".")[1]) for s in known if s.startswith("blocks.")]
+    if sites is None:
+        return list(known)
+    return expand(sites, known, n_layers=max(blocks, default=-1) + 1, model_name="This collection")
 
 
 def held_out(

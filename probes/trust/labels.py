@@ -8,20 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from probes.labels import values_of
 from workbench.errors import DataError
-
-
-def values_of(given: Any, what: str) -> list[Any]:
-    """A flat list without gaps, of any sequence or array; else a `DataError` that says what is wrong."""
-    if isinstance(given, str) or not hasattr(given, "__iter__"):
-        raise DataError(f"The {what} must be a list with one value per row, not {given!r}.")
-    values = list(given.tolist() if hasattr(given, "tolist") else given)
-    if any(isinstance(v, list | tuple | dict) for v in values):
-        raise DataError(f"The {what} must be a flat list with one value per row.")
-    missing = [i for i, v in enumerate(values) if v is None or v != v]
-    if missing:
-        raise DataError(f"{len(missing)} of {len(values)} {what} are None or NaN, the first at {missing[0]}.")
-    return values
 
 
 def two_classes(
@@ -41,7 +29,10 @@ def two_classes(
     given = values_of(labels, "labels")
     if len(given) != n_rows:
         raise DataError(f"{where}{len(given)} labels for {n_rows} rows: give one for each.")
-    found = sorted(set(given), key=lambda value: (str(type(value)), value))
+    try:
+        found = sorted(set(given))  # as `probes.sweep` sorts them: False and 0 before True, 1 and 1.0
+    except TypeError:
+        found = sorted(set(given), key=str)
     shown = ", ".join(repr(c) for c in found[:8]) + (", …" if len(found) > 8 else "")
     if len(found) != 2:
         raise DataError(

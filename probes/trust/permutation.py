@@ -28,7 +28,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -37,15 +38,18 @@ from scipy.stats import false_discovery_control, rankdata
 
 from probes.folds import assign_folds
 from probes.labels import arrange
+from probes.source import open_source
 from probes.trust.control_tasks import exchange, shuffled_labels
-from probes.trust.fitting import check_kind, held_out, ridge_weights, rows_at, scale_of, threads_for
+from probes.trust.fitting import check_kind, held_out, ridge_weights, scale_of, sites_of, threads_for
 from probes.trust.labels import site_axis
 from workbench.activations import Activations
 from workbench.errors import DataError
 from workbench.progress import Progress, Silent
 from workbench.provenance import provenance
 from workbench.results import Result, array
-from workbench.sites.names import expand
+
+if TYPE_CHECKING:
+    from workbench.store import Store
 
 LINEAR = ("mass_mean", "ridge")
 """Kinds whose scores are linear in the labels: the fast path."""
@@ -155,7 +159,7 @@ def p_values(
 
 
 def permutation_test(
-    acts: Activations,
+    acts: Activations | Store | str | Path,
     labels: Any,
     *,
     kinds: str | Iterable[str] = "mass_mean",
@@ -171,7 +175,8 @@ def permutation_test(
     """p-values for every site, position and kind of a sweep, alone and corrected over all of them.
 
     Args:
-        acts, labels, groups, sites, positive, folds, penalty: as in `probes.sweep`, with its folds at equal `seed`.
+        acts, labels, groups, sites, positive, folds, penalty: as in `probes.sweep` (so also a store, or its folder, and
+            the name of a label in it), with its folds at equal `seed`.
         kinds: `mass_mean` and `ridge` take one matrix product a fold; any other is fitted `n` times.
         n: permutations. The least p-value is 1 / (n + 1).
         seed: of folds and permutations.
@@ -198,17 +203,13 @@ def permutation_test(
         raise DataError(
             f"n must be at least 19 (else no p is below 0.05), penalty above 0: they are {n}, {penalty}."
         )
-    rows = arrange(acts, labels, groups, positive)
+    source = open_source(acts)
+    rows = arrange(source, labels, groups, positive)
     if len(rows.labels) > 1 or len(rows.classes) != 2:
         raise DataError(
             f"A permutation test needs one set of two classes, these are {list(rows.classes)[:8]}."
         )
-    blocks = [int(s.split(".")[1]) for s in acts.sites if s.startswith("blocks.")]
-    where = (
-        acts.sites
-        if sites is None
-        else expand(sites, acts.sites, n_layers=max(blocks, default=-1) + 1, model_name="This collection")
-    )
+    where = sites_of(acts, sites)
     fold = assign_folds(rows.positive, rows.groups, n=folds, seed=seed)
     ways = exchange(rows.positive, fold, rows.groups)
     if ways.log_count < np.log(20):
@@ -222,7 +223,7 @@ def permutation_test(
     found = []
     for site in where:
         for index in rows.index:
-            x = rows_at(acts, site, index)
+            x = source.take(site, index)[0].numpy()
             for kind in names:
                 found.append(permuted_aucs(x, targets, fold, kind, penalty=penalty))
                 progress.advance()
@@ -244,9 +245,9 @@ def permutation_test(
         "penalty": penalty,
     }
     data = _dataset(every, where, names, rows.positions, attrs)
-    seconds = {**acts.provenance.seconds, "permute": round(time.perf_counter() - started, 4)}
-    made = provenance(None, seed=seed, seconds=seconds, settings={"collect": acts.provenance.settings})
-    made = replace(made, model=acts.provenance.model, inputs=acts.provenance.inputs)
+    seconds = {**source.provenance.seconds, "permute": round(time.perf_counter() - started, 4)}
+    made = provenance(None, seed=seed, seconds=seconds, settings={"collect": source.provenance.settings})
+    made = replace(made, model=source.provenance.model, inputs=source.provenance.inputs)
     return Result("probe_permutation", data, made, _summary(data))
 
 

@@ -14,8 +14,8 @@ same draws of groups on both sides, so they are paired. A probe says something a
 ends of all differences are above zero; but one layer of many was picked, so `summary["best"]` has the nested AUC too
 (the layer chosen without the fold it is scored on, see `probes.scores`).
 
-`random token` is scored on folds by row, as Hewitt and Liang's task must be (see `control_tasks`); all others on the
-folds of the probe, which keep groups together.
+`random token` is scored on folds over which the rows of every type are dealt out, as Hewitt and Liang's task must be
+(see `control_tasks`); all others on the folds of the probe, which keep groups together.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from probes.trust.control_tasks import (
     random_positions,
     random_token_labels,
     shuffled_labels,
+    type_folds,
 )
 from probes.trust.fitting import Scorer, check_kind, held_out, interval, rows_at
 from probes.trust.labels import group_codes, site_axis, two_classes, values_of
@@ -112,7 +113,7 @@ def trust_report(
         labels: two classes, one per text; needed with texts.
         groups: one per text: what must not be on both sides of a split.
         types: one per text, what random-token labels are fixed for; by default the token nearest to the end at which
-            prompts differ.
+            prompts differ (at least as many of them as there are folds from the rest, see `last_varying_tokens`).
         sites: one site per block, or any sites.
         position: of the token that is probed; negative counts from each prompt's end.
         kind: kind of probe, see `fitting.FIT_KINDS`; `mass_mean` and `ridge` are the quick ones.
@@ -146,16 +147,18 @@ def trust_report(
     fold = assign_folds(up, codes, n=folds, seed=seed)
     ids = [model.encode(text) for text in texts]
     given = (
-        last_varying_tokens(ids) if types is None else np.array([str(t) for t in values_of(types, "types")])
+        last_varying_tokens(ids, least=folds)
+        if types is None
+        else np.array([str(t) for t in values_of(types, "types")])
     )
     if len(given) != len(texts):
         raise DataError(f"{len(given)} types for {len(texts)} texts: give one for each.")
-    task = random_token_labels(given, n=n_control, seed=seed + 3)
+    by_row = type_folds(given, n=folds, seed=seed)
+    task = random_token_labels(given, n=n_control, seed=seed + 3, fold=by_row)
     shuffled = shuffled_labels(up, fold, codes, n=n_control, seed=seed + 1)
 
     acts = collect(model, texts, sites, position, progress=progress)
     scorer = Scorer(fold, codes, n=n_bootstrap, seed=seed + 2)
-    by_row = assign_folds(task.labels[0], None, n=folds, seed=seed)
     row_scorer = Scorer(by_row, np.arange(len(up)) if codes is None else codes, n=n_bootstrap, seed=seed + 2)
     others = {
         "untrained model": collect_untrained(model, texts, sites, position, seed=seed, progress=progress),

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from sklearn.model_selection import StratifiedGroupKFold
 
-from probes.source import open_source
+from probes.source import one_site, open_source
 from probes.trust.fitting import rows_at
 from probes.trust.labels import two_classes, values_of
 from workbench.activations import Activations
@@ -114,7 +114,7 @@ def join(sets: Mapping[Any, Any], *, site: str | None = None, positive: Any = No
             )
         classes = classes or both
         parts.append(x)
-        labels.append(up)
+        labels.append(up if str(both[1]) == str(classes[1]) else ~up)  # 2 and 10 sort otherwise as texts
         groups.append(_groups(group, name, len(x), prompts, where))
         made.append(acts.provenance if isinstance(acts, Activations) else Provenance())
         sites.append(read)
@@ -152,7 +152,7 @@ def _matrix(acts: Any, site: str | None, where: str) -> tuple[np.ndarray, str, A
             f"{where}it holds {len(acts.sites)} sites: say which one (site='{acts.sites[-1]}'), or take them as sets "
             "(`by_layer`)."
         )
-    name = acts.sites[0] if site is None else open_source(acts).select(site)[0]
+    name = acts.sites[0] if site is None else one_site(site, acts.sites)
     return rows_at(acts, name), name, acts
 
 
@@ -197,16 +197,18 @@ def split_by(
 
 
 def by_layer(
-    acts: Activations, labels: Any, groups: Any = None, *, sites: Sequence[str] | None = None
+    acts: Activations, labels: Any, groups: Any = None, *, sites: str | Sequence[str] | None = None
 ) -> dict[str, tuple[np.ndarray, Any, Any]]:
     """The sites of one collection as sets: trained at one layer, tested at another (same prompts, held out together).
+
+    `sites` are names or globs, of one width; by default all of `acts`.
 
     Example:
         >>> transfer_matrix(by_layer(acts, statements.labels, statements.groups), kinds="mass_mean")
     """
     group = [f"prompt {p}" for p in acts.prompt] if groups is None else groups
     found = {}
-    for name in acts.sites if sites is None else sites:
+    for name in open_source(acts).select(sites):
         x, site, _ = _matrix(acts, name, "")
         pieces = (site or name).split(".")
         short = pieces[1] if len(pieces) > 2 and pieces[0] == "blocks" else site or name

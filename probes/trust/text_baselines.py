@@ -116,7 +116,7 @@ def text_only(
     *,
     groups: Any = None,
     positive: Any = None,
-    baselines: Iterable[str] | None = None,
+    baselines: str | Iterable[str] | None = None,
     token_ids: Sequence[Sequence[int]] | None = None,
     folds: int = 5,
     penalty: float = 1.0,
@@ -130,7 +130,7 @@ def text_only(
         labels: two classes, one per text.
         groups: what must not be on both sides of a split, one per text.
         positive: the positive class; by default the one that sorts last.
-        baselines: names; by default all, `token count` only where `token_ids` are given.
+        baselines: names, or one; by default all, `token count` only where `token_ids` are given.
         token_ids: of every text.
         folds, penalty, seed, n_bootstrap: as in `probes.sweep`.
 
@@ -148,11 +148,10 @@ def text_only(
     codes = group_codes(groups, len(texts))
     fold = assign_folds(up, codes, n=folds, seed=seed)
     scorer = Scorer(fold, codes, n=n_bootstrap, seed=seed + 2)
-    names = (
-        list(baselines)
-        if baselines is not None
-        else [name for name in BASELINES if name != "token count" or token_ids is not None]
-    )
+    every = [name for name in BASELINES if name != "token count" or token_ids is not None]
+    names = every if baselines is None else [baselines] if isinstance(baselines, str) else list(baselines)
+    if not names:
+        raise DataError(f"No baseline was asked for; they are {', '.join(BASELINES)}.")
     found: dict[str, list[float]] = {}
     for name in names:
         scores = text_scores(texts, up, fold, name, token_ids=token_ids, penalty=penalty)

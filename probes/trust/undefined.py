@@ -25,7 +25,7 @@ import xarray as xr
 
 from probes.folds import assign_folds
 from probes.trust.control_tasks import shuffled_labels
-from probes.trust.fitting import Scorer, check_kind, fit_columns, interval, rows_at
+from probes.trust.fitting import Scorer, check_kind, fit_columns, interval, rows_at, sites_of
 from probes.trust.labels import group_codes, site_axis, two_classes, values_of
 from workbench.activations import Activations
 from workbench.errors import DataError
@@ -61,7 +61,7 @@ def undefined_rows(
     *,
     other: Any = "neither",
     positive: Any = None,
-    sites: Iterable[str] | None = None,
+    sites: str | Iterable[str] | None = None,
     kinds: str | Iterable[str] = "mass_mean",
     folds: int = 5,
     penalty: float = 1.0,
@@ -78,7 +78,7 @@ def undefined_rows(
         groups: one per row; None: every prompt is one.
         other: the label of the rows that are neither.
         positive: the positive of the other two; by default the one that sorts last.
-        sites: by default all of `acts`.
+        sites: names or globs; by default all of `acts`.
         kinds, folds, penalty, n_control, n_bootstrap, seed: as in `transfer.transfer_matrix`.
         progress: stage "undefined", one item per site.
 
@@ -113,7 +113,7 @@ def undefined_rows(
     fold[rest] = _folds_of_rest(codes, kept, rest, fold, folds, seed)
     permuted = shuffled_labels(up, fold[kept], codes[kept], n=n_control, seed=seed + 1)
     targets = np.concatenate([up[None], permuted])
-    where = acts.sites if sites is None else list(sites)
+    where = sites_of(acts, sites)
     progress.stage("undefined", len(where))
     label = np.zeros(len(given), dtype=np.int64)
     label[rest], label[kept[up]] = 1, 2

@@ -11,7 +11,8 @@ from; two variants:
     keep_embedding=True   token (and learned position) embeddings stay the trained ones, all blocks are random:
                           what the words' own vectors bring, without anything computed from them
 
-The given model is not touched, and torch's random state is left as it was.
+The given model is not touched, and torch's random state is left as it was, on every device: weights are drawn on the
+CPU and then moved.
 """
 
 from __future__ import annotations
@@ -72,8 +73,9 @@ def untrained_model(model: LanguageModel, *, seed: int = 0, keep_embedding: bool
         config.num_hidden_layers = loop.prelude + loop.core + loop.coda
         if getattr(config, "layer_types", None) is not None:
             config.layer_types = config.layer_types[: config.num_hidden_layers]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    # The CPU's own generator: torch.manual_seed would seed those of the accelerators, too, and leave them so.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
         fresh = make(
             config, dtype=hf.dtype, attn_implementation=getattr(config, "_attn_implementation", None)
         )

@@ -13,16 +13,15 @@ Folder, data and model must be where every worker can read them: a shared file s
 
 from __future__ import annotations
 
-import logging
-import os
+import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench.collection.ray_source import read_units
+from workbench.collection.ray_cluster import Cluster, running
+from workbench.collection.ray_source import drawn_from, read_units
 from workbench.collection.ray_worker import Described, Job, Worker, described
 from workbench.collection.request import Request
 from workbench.collection.sources import Source, open_source
@@ -35,31 +34,6 @@ from workbench.store.reader import Store, open_store
 from workbench.store.writer import StoreWriter
 
 SHARDS_PER_UNIT = 4
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Where to run, and with how much."""
-
-    workers: int | tuple[int, int]
-    cpus_per_worker: float
-    gpus_per_worker: float
-    address: str | None
-
-    def __post_init__(self) -> None:
-        least, most = self.range
-        if not 1 <= least <= most:
-            raise DataError(f"workers is {self.workers!r}: give 1 or more, or (least, most).")
-
-    @property
-    def range(self) -> tuple[int, int]:
-        """Least and most workers."""
-        return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
-
-    @property
-    def resources(self) -> dict[str, float]:
-        """Of one worker, as Ray wants them."""
-        return {"num_cpus": self.cpus_per_worker, "num_gpus": self.gpus_per_worker}
 
 
 def collect_with_ray(
@@ -125,7 +99,7 @@ def collect_with_ray(
         )
     if shards_per_unit < 1:
         raise DataError(f"shards_per_unit is {shards_per_unit}; expected 1 or more.")
-    with _running(cluster) as ray:
+    with running(cluster) as ray:
         progress.stage("load", 1)
         about: Described = _outcome(
             lambda: ray.get(
@@ -134,7 +108,10 @@ def collect_with_ray(
         )
         progress.advance()
         with StoreWriter.open(folder, about.manifest, resume=resume, keep_parts=True) as writer:
-            if writer.complete:
+            if writer.complete:  # of this data? `finish` compares
+                count = ray.remote(drawn_from).options(**cluster.resources)
+                drawn = _outcome(lambda: ray.get(count.remote(source, asked, about.text_side)))
+                writer.finish(drawn.prompts, drawn.digest)
                 return open_store(folder)
             job = Job(str(model), options, asked, about.manifest, str(folder))
             run = _Run(ray, writer, job, cluster, source, about, shards_per_unit, progress)
@@ -157,15 +134,12 @@ class _Run:
 
     def all(self) -> None:
         """Compute what is missing and finish the store."""
-        writer, m = self.writer, self.shards_per_unit
+        writer, start = self.writer, self.writer.cursor
         waiting: dict[int, Part] = {}
+        left: dict[int, Part] = {}  # by an earlier run: of this data only where the reader says so
         if self.job.request.generate is None:
-            waiting = {
-                p.first: p
-                for p in finished_parts(writer.folder, writer.manifest, self._fits(writer.manifest))
-            }
-        self._adopt(waiting)
-        start = writer.cursor
+            parts = finished_parts(writer.folder, writer.manifest, self._fits(writer.manifest))
+            left = {part.first: part for part in parts}
         if writer.n_rows:
             writer.log({"event": "resumed", "rows": writer.n_rows, "batch": writer.cursor.batch})
         self.progress.stage("collect", self.source.length or 0)
@@ -178,8 +152,8 @@ class _Run:
             self.about.text_side,
             start=start,
             first=len(writer.records),
-            shards_per_unit=m,
-            done=frozenset((p.first, p.shards) for p in waiting.values()),
+            shards_per_unit=self.shards_per_unit,
+            done={(p.first, p.shards): p.records()[-1].cursor for p in left.values()},
         )
         units.context.execution_options.preserve_order = self.job.request.generate is not None
         results = units.map_batches(
@@ -195,6 +169,11 @@ class _Run:
                 if given.get("end"):
                     self._end(given, start)
                     continue
+                if "kept" in given:
+                    waiting[given["kept"]] = left.pop(given["kept"])
+                    self._adopt(waiting)
+                    self.progress.advance(given["prompts"])
+                    continue
                 for event in given["events"]:
                     writer.log(event)
                 for block, task in given["blocks"]:
@@ -202,6 +181,8 @@ class _Run:
                 if given["part"] is not None:
                     part = Part(Path(given["part"][0]), *given["part"][1:])
                     waiting[part.first] = part
+                    if part.first in left:
+                        shutil.rmtree(left.pop(part.first).folder, ignore_errors=True)
                     self._adopt(waiting)
                 tokens += given["tokens"]
                 self.progress.advance(given["prompts"])
@@ -233,14 +214,13 @@ class _Run:
             self.writer.adopt(part)
 
     def _fits(self, manifest: Manifest) -> Any:
-        """Whether a part is one that this run would make: borders at multiples, or where the store ends."""
+        """Whether a part has the borders of one unit of this run: multiples, or where the store ends."""
         m, have = self.shards_per_unit, len(self.writer.records)
 
         def known(part: Part) -> bool:
             begins = part.first == have or (part.first > have and part.first % m == 0)
-            records = part.records()
-            whole = all(r.rows == manifest.rows_per_shard for r in records)
-            return begins and whole and (part.first + part.shards) % m == 0
+            whole = all(r.rows == manifest.rows_per_shard for r in part.records())
+            return begins and whole and part.shards == m - part.first % m
 
         return known
 
@@ -249,48 +229,6 @@ class _Run:
 
         least, most = self.cluster.range
         return ActorPoolStrategy(min_size=least, max_size=most)
-
-
-@contextmanager
-def _running(cluster: Cluster) -> Iterator[Any]:
-    """Ray, connected; a cluster that was started here is stopped again."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise WorkbenchError("Ray is not installed: `pip install latent-workbench[ray]`.") from error
-    ours = not ray.is_initialized()
-    if ours:
-        how: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-        if cluster.address is not None:
-            how["address"] = cluster.address
-        else:
-            how["include_dashboard"] = False
-        try:
-            ray.init(**how)
-        except (ConnectionError, ValueError) as error:
-            raise WorkbenchError(f"No Ray cluster at {cluster.address!r}: {error}") from error
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    try:
-        _refuse_too_little(ray.cluster_resources(), cluster)
-        yield ray
-    finally:
-        if ours:
-            ray.shutdown()
-
-
-def _refuse_too_little(there: Mapping[str, float], cluster: Cluster) -> None:
-    """Without this Ray would wait for ever."""
-    least, _ = cluster.range
-    for name, each in (("CPU", cluster.cpus_per_worker), ("GPU", cluster.gpus_per_worker)):
-        have = there.get(name, 0.0)
-        if least * each > have:
-            raise WorkbenchError(
-                f"{least} workers with {each:g} {name} each need {least * each:g}, but the cluster has {have:g}: ask "
-                "for fewer workers, or less for each."
-            )
 
 
 def _outcome(call: Any) -> Any:

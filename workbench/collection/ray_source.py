@@ -6,7 +6,7 @@ back-pressure, so that only a few units wait in the object store.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from workbench.collection.items import Context
@@ -27,13 +27,14 @@ def read_units(
     start: Cursor,
     first: int,
     shards_per_unit: int,
-    done: frozenset[tuple[int, int]],
+    done: Mapping[tuple[int, int], Cursor],
 ) -> Any:
     """A Ray dataset of one row a unit (column `unit`) and a last one that says how the data ended.
 
     Args:
         start, first: where the store ends: cursor and number of shards.
-        done: (first shard, shards) of units that need not be computed.
+        done: (first shard, shards) of parts that were written before -> where they end. A unit that ends there, with
+            this data, is not computed: its row is `{"kept": first shard, "prompts": number}`.
     """
     import pandas as pd
     from ray.data import DataContext, Datasource, ReadTask
@@ -69,6 +70,14 @@ def read_units(
         context.target_max_block_size, context.enable_progress_bars, context.execution_options = before
 
 
+def drawn_from(source: Source, request: Request, text_side: TextSide) -> Drawn:
+    """Number and fingerprint of all prompts of the data."""
+    drawn = Drawn()
+    for _ in tasks(request.contexts(text_side, source), request.tokens_per_batch, None, drawn):
+        pass
+    return drawn
+
+
 def _units(
     source: Source,
     request: Request,
@@ -76,7 +85,7 @@ def _units(
     start: Cursor,
     first: int,
     shards_per_unit: int,
-    done: frozenset[tuple[int, int]],
+    done: Mapping[tuple[int, int], Cursor],
 ) -> Iterator[Unit | dict[str, Any]]:
     drawn, selection = Drawn(), request.selection
     begun: list[Any] = []
@@ -85,7 +94,8 @@ def _units(
         return [len(selection.select(context)[0]) for context in contexts]
 
     def noted() -> Iterator[Any]:
-        for task in tasks(request.contexts(text_side, source), request.tokens_per_batch, start, drawn):
+        seen = _contexts(source, request, text_side, start, drawn)
+        for task in tasks(seen, request.tokens_per_batch, start, drawn):
             if not begun and start != Cursor():
                 begun.append((task.number, sum(rows_of(task.contexts)), task.window, task.digest))
             yield task
@@ -98,9 +108,11 @@ def _units(
         rows_per_shard=request.rows_per_shard,
         shards_per_unit=shards_per_unit,
     ):
-        if (unit.first, unit.shards) not in done or unit.last:
+        if unit.last or done.get((unit.first, unit.shards)) != unit.end:
             yield unit
-    selection.check_used(resumed=first > 0)
+        else:
+            yield {"kept": unit.first, "prompts": unit.prompts}
+    selection.check_used()
     yield {
         "end": True,
         "prompts": drawn.prompts,
@@ -113,11 +125,24 @@ def _generated(
     source: Source, request: Request, text_side: TextSide, start: Cursor
 ) -> Iterator[Unit | dict[str, Any]]:
     drawn = Drawn()
-    for task in tasks(request.contexts(text_side, source), request.tokens_per_batch, start, drawn):
+    seen = _contexts(source, request, text_side, start, drawn)
+    for task in tasks(seen, request.tokens_per_batch, start, drawn):
         if request.selects_prompts:
             for context in task.contexts:
                 request.selection.select(context)
-        yield Unit(0, 0, start, 0, False, (task,), 0)
+        yield Unit(0, 0, start, start, 0, False, (task,), 0)
     if request.selects_prompts:
-        request.selection.check_used(resumed=start != Cursor())
+        request.selection.check_used()
     yield {"end": True, "prompts": drawn.prompts, "digest": drawn.digest, "first": None}
+
+
+def _contexts(
+    source: Source, request: Request, text_side: TextSide, start: Cursor, drawn: Drawn
+) -> Iterator[Context]:
+    """All prompts. Those of the windows up to `start`, of which some make no task, are counted as selected from here,
+    so that `check_used` speaks of all of the data also where the store has a part of it.
+    """
+    for context in request.contexts(text_side, source):
+        if drawn.windows < start.window and request.selects_prompts:
+            request.selection.select(context)
+        yield context

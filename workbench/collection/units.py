@@ -32,6 +32,8 @@ class Unit:
     first_row: int
     start: Cursor
     """Where the shard before it ends."""
+    end: Cursor
+    """Where its last whole shard ends: the same two cursors and settings mean the same data and the same bytes."""
     shards: int
     last: bool
     """The data ends with it, so its last shard may be short."""
@@ -61,12 +63,12 @@ def units(
         shards_per_unit: shards in each unit but the first and the last.
     """
     held: list[Task] = []
-    begun, shard, fill, prompts, begin = first, first, 0, start.prompts, start
+    begun, shard, fill, prompts, begin, end = first, first, 0, start.prompts, start, start
 
     def made(*, last: bool) -> Unit:
         n = shard - begun + (fill > 0)
         row = begun * rows_per_shard
-        return Unit(begun, row, begin, n, last, tuple(held), prompts - begin.prompts)
+        return Unit(begun, row, begin, end, n, last, tuple(held), prompts - begin.prompts)
 
     for task in tasks:
         counts = np.asarray(rows_of(task.contexts), dtype=np.int64)
@@ -78,16 +80,16 @@ def units(
             if fresh:
                 held.append(replace(task, skip=done))
                 fresh = False
-            end = done + min(rows_per_shard - fill, n - done)
-            prompts += int(((starts >= done) & (starts < end)).sum())
-            fill, done = fill + end - done, end
+            until = done + min(rows_per_shard - fill, n - done)
+            prompts += int(((starts >= done) & (starts < until)).sum())
+            fill, done = fill + until - done, until
             if fill < rows_per_shard:
                 continue
             shard, fill = shard + 1, 0
+            end = Cursor(task.number, done, task.window, task.digest, prompts)
             if shard % shards_per_unit == 0:
                 yield made(last=False)
-                begin = Cursor(task.number, done, task.window, task.digest, prompts)
-                held, begun, fresh = [], shard, True
+                held, begun, begin, fresh = [], shard, end, True
     if held:
         yield made(last=True)
 

@@ -151,7 +151,7 @@ def check_layers(layers: Sequence[int] | int | None, n_layers: int, name: str) -
 
     Raises `DataError` for blocks that do not exist, and for none.
     """
-    listed = [layers] if isinstance(layers, Integral) else layers
+    listed = [layers] if isinstance(layers, (int, Integral)) else layers
     wanted = range(n_layers) if listed is None else [int(layer) for layer in listed]
     outside = [layer for layer in wanted if not -n_layers <= layer < n_layers]
     if outside or not wanted:

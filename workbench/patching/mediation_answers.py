@@ -17,10 +17,9 @@ from torch import Tensor
 
 from workbench.errors import MetricError
 from workbench.model.language_model import LanguageModel
+from workbench.patching.metrics import Answer
 
-Token = str | int
-"""Text of exactly one token, or a token id."""
-Tokens = Token | Sequence[Token]
+Tokens = Answer | Sequence[Answer]
 """The same for all prompts, or one for each."""
 
 

@@ -64,7 +64,11 @@ class Together:
         (chosen, _), *_ = common.most_common(1)
         used = [i for i, p in enumerate(phase) if p == chosen and stretches[i].size]
         # A file's pages lie as in the file within 2 MiB where gaps are small enough: such pages are looked up faster.
-        within = _HUGE if lcm(_HUGE, row_bytes) <= _LARGEST_GAP else _PAGE
+        # A place is `start` modulo `within` and `origin` modulo `row_bytes`. There is one if and only if `start` and
+        # `origin` are the same modulo gcd(within, row_bytes), and then one among row_bytes / gcd places that follow
+        # each other: so the loop below ends. With pages that is what `chosen` says; with 2 MiB it is asked for here.
+        phases = {stretches[i].start % gcd(_HUGE, row_bytes) for i in used}
+        within = _HUGE if len(phases) == 1 and lcm(_HUGE, row_bytes) <= _LARGEST_GAP else _PAGE
         origin = stretches[used[0]].start % within
         places: dict[int, int] = {}
         end = 0

@@ -21,7 +21,7 @@ class ShardCutter:
     Attributes:
         at: the last batch taken, and how far.
         prompts: prompts of which at least one row was taken, those before this cutter included.
-        last_prompt: number of the prompt taken last; None where nothing was taken yet.
+        last_prompt: number of the prompt the last batch with rows ended with; None where there was none yet.
     """
 
     def __init__(self, manifest: Manifest, start: Cursor, publish: Publish) -> None:
@@ -52,7 +52,7 @@ class ShardCutter:
         """
         starts, records = begins
         done = cursor.row
-        if len(block) > done:
+        if len(block):
             self.last_prompt = int(block.prompt[-1])
         self.at = Cursor(cursor.batch, done, cursor.window, cursor.digest, self.prompts)
         while done < len(block):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.errors import DataError
 from workbench.store.pool import SlabPool
 from workbench.store.raw import copy_rows
 
@@ -45,7 +46,11 @@ class DeviceFeed:
             device, dtype: of the batches.
             stored: dtype of the rows that come in.
             shape: of a whole batch.
+
+        Raises:
+            DataError: there is no such device here.
         """
+        _refuse_missing(device)
         self._device, self._dtype, self._stored, self._shape = (
             torch.device(device),
             dtype,
@@ -102,3 +107,14 @@ class DeviceFeed:
         self._copied[self._next] = copied
         self._next = (self._next + 1) % _N_PINNED
         return Sent(there, done)
+
+
+def _refuse_missing(device: torch.device | str) -> None:
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # PyTorch raises all three
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise DataError(
+            f"device={str(device)!r} cannot be used here ({reason}): choose 'cpu', or a device that "
+            "this machine and this PyTorch have."
+        ) from error

@@ -148,14 +148,16 @@ class Index:
         """Numbers of the prompts that have all these labels."""
         for name, value in label.items():
             self._known_label(name)
-            known = {json.dumps(labels[name]): labels[name] for labels in self._parsed if name in labels}
-            if json.dumps(value) not in known:
+            known = {_json(labels[name]): labels[name] for labels in self._parsed if name in labels}
+            if _json(value) not in known:
                 shown = ", ".join(repr(v) for v in list(known.values())[:8])
                 raise DataError(
-                    f"No prompt has {name!r} = {value!r}: {len(known)} values occur, such as {shown}."
+                    f"No prompt has {name!r} = {json.loads(_json(value))!r}: {len(known)} values occur, such as "
+                    f"{shown}."
                 )
+        wanted = {name: _json(value) for name, value in label.items()}
         holds = [
-            all(n in labels and json.dumps(labels[n]) == json.dumps(v) for n, v in label.items())
+            all(n in labels and _json(labels[n]) == text for n, text in wanted.items())
             for labels in self._parsed
         ]
         return self.prompts["number"].to_numpy()[np.array(holds, bool)]
@@ -168,11 +170,31 @@ class Index:
 
 
 def _numbers(given: Any, what: str) -> np.ndarray:
-    array = np.atleast_1d(np.asarray(given if isinstance(given, (int, np.ndarray)) else list(given)))
+    try:
+        listed = given if isinstance(given, int) or hasattr(given, "__array__") else list(given)
+        array = np.atleast_1d(np.asarray(listed))
+    except (TypeError, ValueError):  # neither a number nor a list of them
+        array = np.array([[]])
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         hint = " A token's id comes from the tokenizer: `tokenizer.encode(text)`." if what == "token" else ""
         raise DataError(f"{what}={given!r} is no whole number or list of them.{hint}")
     return array.astype(np.int64)
+
+
+def _json(label: Any) -> str:
+    """A label as it is compared: keys in order, arrays and their numbers as plain ones."""
+
+    def plain(value: Any) -> Any:
+        if hasattr(value, "tolist"):
+            return value.tolist()
+        raise TypeError(f"{type(value).__name__} is no JSON value")
+
+    try:
+        return json.dumps(label, sort_keys=True, default=plain)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{label!r} is no label ({error}): give a number, string, boolean, or a list or mapping of these."
+        ) from error
 
 
 def _phase(phase: Any) -> int:

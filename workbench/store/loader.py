@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from workbench.store.order import ShuffleOrder
 from workbench.store.reader import Store
 
 _FORMAT = "latent-workbench loader 1"
+_DTYPES = {str(t).removeprefix("torch."): t for t in vars(torch).values() if isinstance(t, torch.dtype)}
 
 
 class ShuffledLoader(Iterator[Tensor]):
@@ -81,17 +83,12 @@ class ShuffledLoader(Iterator[Tensor]):
             state: what `state_dict` gave, to go on from there.
 
         Raises:
-            DataError: no such site or rows, fewer rows than a batch, sizes below 1, or a state of another loader.
+            DataError: no such site, rows or device, fewer rows than a batch, sizes below 1 or that are no whole
+                numbers, or a state of another loader.
         """
-        for name, value in {
-            "batch_size": batch_size,
-            "chunk_rows": chunk_rows,
-            "buffer_bytes": buffer_bytes,
-        }.items():
-            if value < 1:
-                raise DataError(f"{name}={value}: give at least 1.")
-        if seed < 0 or (epochs is not None and epochs < 0):
-            raise DataError(f"seed={seed} and epochs={epochs} must not be negative.")
+        batch_size, chunk_rows = _whole("batch_size", batch_size, 1), _whole("chunk_rows", chunk_rows, 1)
+        buffer_bytes, seed = _whole("buffer_bytes", buffer_bytes, 1), _whole("seed", seed, 0)
+        epochs = None if epochs is None else _whole("epochs", epochs, 0)
         self.site = store.site_name(site)
         array = store[self.site]
         subset = None if rows is None else _subset(rows, len(store))
@@ -124,6 +121,7 @@ class ShuffledLoader(Iterator[Tensor]):
             "chunk_rows": chunk_rows,
             "drop_last": drop_last,
         }
+        self._free = {"epochs": epochs, "dtype": None if dtype is None else str(dtype).removeprefix("torch.")}
         self._batch_size = batch_size
         self._given = (0, 0)
         self._ahead: tuple[Sent, tuple[int, int]] | None = None
@@ -158,24 +156,30 @@ class ShuffledLoader(Iterator[Tensor]):
     def state_dict(self) -> dict[str, Any]:
         """Where the loader is: small, plain JSON values. A loader that goes on from it gives the same batches."""
         epoch, served = self._given
-        return {"format": _FORMAT, "epoch": epoch, "rows_served": served, **self._fixed}
+        return {"format": _FORMAT, "epoch": epoch, "rows_served": served, **self._fixed, **self._free}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to where `state` was taken.
+        """Go to where `state` was taken. `epochs` and `dtype` stay those of this loader.
 
         Raises:
-            DataError: it was taken of another store, other rows or other settings (which are named).
+            DataError: it was taken of another store, other rows or other settings (which are named), or it is
+                damaged.
         """
-        if state.get("format") != _FORMAT:
-            raise DataError(
-                f"This is no state of a loader: its format is {state.get('format')!r}, not {_FORMAT!r}."
-            )
+        given = state.get("format") if isinstance(state, Mapping) else type(state).__name__
+        if given != _FORMAT:
+            raise DataError(f"This is no state of a loader: its format is {given!r}, not {_FORMAT!r}.")
         other = [
             f"{k} was {state.get(k)!r} and is {v!r}" for k, v in self._fixed.items() if state.get(k) != v
         ]
         if other:
             raise DataError(f"The state was taken of another loader: {'; '.join(other)}.")
-        self._given = int(state["epoch"]), int(state["rows_served"])
+        epoch, served = (_whole(name, state.get(name), 0) for name in ("epoch", "rows_served"))
+        if served > self._epoch_rows or (served % self._batch_size and served != self._epoch_rows):
+            raise DataError(
+                f"The state is damaged: {served} rows of an epoch of {self._epoch_rows} are no whole batches of "
+                f"{self._batch_size}. Give what state_dict gave."
+            )
+        self._given = epoch, served
         self._ahead = None
         self._reader.go_to(*self._given)
 
@@ -192,11 +196,13 @@ class ShuffledLoader(Iterator[Tensor]):
         store: Store,
         *,
         rows: Sequence[int] | np.ndarray | None = None,
-        dtype: torch.dtype | None = torch.float32,
+        dtype: torch.dtype | Literal["saved"] | None = "saved",
         device: torch.device | str = "cpu",
-        epochs: int | None = None,
+        epochs: int | Literal["saved"] | None = "saved",
     ) -> ShuffledLoader:
         """A loader that goes on where the one that wrote `path` was. `rows` must be the same.
+
+        `"saved"` is what that loader had; where the file is of a version that did not keep it, the default.
 
         Raises:
             DataError: the file is missing or damaged, or store or rows are others.
@@ -205,6 +211,11 @@ class ShuffledLoader(Iterator[Tensor]):
             state = json.loads(Path(path).read_text(encoding="utf-8"))
             settings = {k: state[k] for k in ("seed", "buffer_bytes", "chunk_rows", "drop_last")}
             site, batch_size = state["site"], state["batch_size"]
+            if isinstance(epochs, str):
+                epochs = None if state.get("epochs") is None else int(state["epochs"])
+            if isinstance(dtype, str):
+                name = state.get("dtype", "float32")
+                dtype = None if name is None else _DTYPES[name]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{str(path)!r} is no state of a loader ({error!r}).") from error
         return cls(
@@ -238,6 +249,17 @@ class ShuffledLoader(Iterator[Tensor]):
 def _close(reader: BatchReader, feed: DeviceFeed) -> None:
     reader.close()
     feed.close()
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    """A whole number of at least `least`, of Python's own kind."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        raise DataError(f"{name}={value!r}: give a whole number of at least {least}.")
+    return number
 
 
 def _subset(rows: Sequence[int] | np.ndarray, n: int) -> np.ndarray:

@@ -111,7 +111,10 @@ class Manifest:
         path = folder / MANIFEST
         if not path.is_file():
             raise DataError(f"{str(folder)!r} is no activation store: it has no {MANIFEST}.")
-        given = read_sealed(path)
+        try:
+            given = read_sealed(path)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
         try:
             if given["schema"] != SCHEMA:
                 raise DataError(

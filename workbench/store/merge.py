@@ -36,7 +36,8 @@ def merge(
         progress: one item per shard that is read.
 
     Raises:
-        DataError: a store is incomplete or damaged, or they differ (what differs is named).
+        DataError: a store is incomplete or damaged, they differ (what differs is named), or `rows_per_shard` is
+            below 1.
         WorkbenchError: the target exists, or the system refuses to write.
 
     Example:
@@ -44,6 +45,10 @@ def merge(
         Store('acts', 80,000 rows of 1,024 prompts, 3 sites, complete)
     """
     target, progress = Path(target), progress or Silent()
+    if rows_per_shard is not None and not (isinstance(rows_per_shard, int) and rows_per_shard >= 1):
+        raise DataError(
+            f"rows_per_shard={rows_per_shard!r}: give 1 or more, or None for as many as in the first."
+        )
     stores = [open_store(folder) for folder in folders]
     for store in stores:
         if not store.complete:

@@ -12,9 +12,11 @@ from typing import Any
 from workbench.errors import DataError
 from workbench.progress import Silent
 from workbench.store.manifest import DTYPES, LOCK, LOG, MANIFEST, PARTS, Manifest, shard_files
-from workbench.store.records import SHARD_FILE
+from workbench.store.records import SHARD_FILE, record_numbers
 
 FOLDERS = ("shards", "index", "prompts")
+PART_FILE = "part.json"
+"""What makes a part (`parts.py`) exist."""
 
 
 class RefuseToWait(Silent):
@@ -63,6 +65,12 @@ def refuse_existing(folder: Path, *, resume: bool) -> None:
             f"{str(folder)!r} is no activation store and not empty ({', '.join(sorted(foreign)[:3])}): choose a new "
             "folder."
         )
+
+
+def nothing_in(folder: Path, existing: Manifest) -> bool:
+    """Whether a store was begun and ended before its first shard or part, so that no setting of it matters."""
+    parts = any((folder / PARTS).glob(f"*/{PART_FILE}"))
+    return not existing.complete and not parts and not record_numbers(folder)
 
 
 def refuse_difference(folder: Path, existing: Manifest, asked: Manifest) -> None:

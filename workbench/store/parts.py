@@ -21,12 +21,10 @@ from workbench.errors import DataError
 from workbench.store.buffer import ShardBuffer, check_block
 from workbench.store.cutting import ShardCutter, beginnings
 from workbench.store.manifest import PARTS, Cursor, Manifest, ShardRecord
-from workbench.store.opening import FOLDERS
+from workbench.store.opening import FOLDERS, PART_FILE
 from workbench.store.records import check_files, read_record
 from workbench.store.rows import RowBlock
 from workbench.store.sealed import read_sealed, write_sealed
-
-_PART = "part.json"
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class PartWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not (self.folder / _PART).exists():
+        if not (self.folder / PART_FILE).exists():
             shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
@@ -87,7 +85,7 @@ class PartWriter:
         """Make the part exist. `last`: the data ends here, so rows that are left make a short shard."""
         if last and not self.full:
             self._cutter.rest()
-        write_sealed(self.folder / _PART, {"first": self._first, "shards": len(self.records)})
+        write_sealed(self.folder / PART_FILE, {"first": self._first, "shards": len(self.records)})
         return Part(self.folder, self._first, len(self.records))
 
     def _publish(self, buffer: ShardBuffer, at: Cursor) -> None:
@@ -113,7 +111,7 @@ def finished_parts(store: Path, manifest: Manifest, known: Callable[[Part], bool
 
 def _read(folder: Path, manifest: Manifest) -> Part | None:
     try:
-        given = read_sealed(folder / _PART)
+        given = read_sealed(folder / PART_FILE)
         part = Part(folder, int(given["first"]), int(given["shards"]))
         for record in part.records():
             check_files(folder, manifest, record)

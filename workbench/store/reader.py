@@ -9,6 +9,7 @@ both = concatenate([store, open_store("more")])
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,8 @@ from workbench.store.manifest import Manifest, ShardRecord
 from workbench.store.records import check_files, read_records
 from workbench.store.shard import Shard, Verify
 from workbench.store.site_array import SiteArray
+
+_FROM_THE_END = re.compile(r"blocks\.(-|\{[^}]*-)\d")
 
 
 @dataclass(frozen=True)
@@ -90,13 +93,17 @@ class Store:
         return f"Store({folders}, {len(self):,} rows{prompts}, {len(self.sites)} sites, {state})"
 
     def site_name(self, site: str) -> str:
-        """The one site a name or pattern stands for; raises like `store[site]`."""
+        """The one site a name or pattern stands for (without negative block numbers); raises like `store[site]`."""
         known = self.sites
-        layers = [int(s.split(".")[1]) for s in known if s.startswith("blocks.")]
         try:
-            found = expand(site, known, n_layers=max(layers, default=-1) + 1, model_name="This store")
+            found = expand(site, known, n_layers=0, model_name="This store")
         except SiteError as error:
             held = ", ".join(known[:4]) + (", …" if len(known) > 4 else "")
+            if _FROM_THE_END.match(site):
+                raise DataError(
+                    f"{site!r} counts blocks from the model's last, and a store does not know how many there are: "
+                    f"give the block's number. There are {held}."
+                ) from error
             raise DataError(
                 f"Site {site!r} is not in this store, which has {len(known)}: {held}.{did_you_mean(site, known)}"
             ) from error

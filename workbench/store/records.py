@@ -27,6 +27,16 @@ def damaged(folder: Path, number: int, what: str) -> DataError:
     )
 
 
+def unreadable(folder: Path, number: int, name: str, error: OSError) -> DataError:
+    """The error for a file of a shard that the system does not give: only where it is not there, that is damage."""
+    if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
+        return damaged(folder, number, f"{name}: it cannot be read ({error.strerror})")
+    return DataError(
+        f"Shard {number} of {str(folder)!r} cannot be read: {name}: {error.strerror or error}. This does not say that "
+        "it is damaged: remove the cause and read again."
+    )
+
+
 def write_record(folder: Path, record: ShardRecord) -> None:
     """Make a shard exist."""
     write_sealed(folder / shard_files(record.number)["record"], asdict(record))
@@ -38,7 +48,9 @@ def read_record(folder: Path, number: int) -> ShardRecord:
     try:
         given = read_sealed(path)
         record = ShardRecord(cursor=Cursor(**given.pop("cursor")), **given)
-    except (DataError, OSError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise unreadable(folder, number, path.name, error) from error
+    except (DataError, KeyError, TypeError) as error:
         raise damaged(folder, number, f"its record {path.name} cannot be read ({error})") from error
     if record.number != number:
         raise damaged(folder, number, f"its record {path.name} is the one of shard {record.number}")
@@ -102,7 +114,7 @@ def check_files(folder: Path, manifest: Manifest, record: ShardRecord) -> None:
         try:
             size = (folder / names[kind]).stat().st_size
         except OSError as error:
-            raise damaged(folder, record.number, f"{names[kind]} is missing ({error.strerror})") from error
+            raise unreadable(folder, record.number, names[kind], error) from error
         expected = values_size(manifest.sites, record.rows)
         if kind == "values" and size != expected:
             raise damaged(folder, record.number, f"{names[kind]} has {size} bytes, expected {expected}")

@@ -18,7 +18,7 @@ from torch import Tensor
 from workbench.errors import DataError
 from workbench.store.manifest import Manifest, ShardRecord, shard_files
 from workbench.store.raw import as_bytes, gather_rows
-from workbench.store.records import damaged
+from workbench.store.records import damaged, unreadable
 from workbench.store.tables import INDEX, PROMPTS, read_table
 from workbench.store.values import (
     BLOCK_ROWS,
@@ -112,7 +112,7 @@ class Shard:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise self._damaged("values", f"it cannot be read ({error.strerror})") from error
+            raise self._unreadable("values", error) from error
 
     def table(self, kind: Literal["index", "prompts"], columns: Sequence[str] | None = None) -> pa.Table:
         """Some columns (None: all) of the shard's index or prompts."""
@@ -120,6 +120,8 @@ class Shard:
         schema = INDEX if kind == "index" else PROMPTS
         try:
             table = read_table(self.folder / self._files[kind], schema, columns, sha256)
+        except OSError as error:
+            raise self._unreadable(kind, error) from error
         except DataError as error:
             raise self._damaged(kind, str(error)) from error
         if kind == "index" and len(table) != self.rows:
@@ -130,7 +132,9 @@ class Shard:
         if site not in self._maps:
             try:
                 self._maps[site] = map_values(self._path, self._sites[site], self._places[site], self.rows)
-            except (OSError, ValueError) as error:
+            except OSError as error:
+                raise self._unreadable("values", error) from error
+            except ValueError as error:  # the file is too short
                 raise self._damaged("values", f"it cannot be mapped ({error})") from error
         return self._maps[site]
 
@@ -139,7 +143,9 @@ class Shard:
         if not self._checks:
             try:
                 self._checks = read_checks(self._path, list(self._sites.values()), self.rows)
-            except (DataError, OSError) as error:
+            except OSError as error:
+                raise self._unreadable("values", error) from error
+            except DataError as error:
                 raise self._damaged("values", str(error)) from error
         return self._checks[site], self._checked.setdefault(site, np.zeros(n_blocks(self.rows), bool))
 
@@ -171,6 +177,9 @@ class Shard:
             first = block * BLOCK_ROWS
             last = min(first + BLOCK_ROWS, self.rows) - 1
             raise self._damaged("values", f"rows {first}–{last} at {site!r} are not what was written")
+
+    def _unreadable(self, kind: str, error: OSError) -> DataError:
+        return unreadable(self.folder, self.record.number, self._files[kind], error)
 
     def _damaged(self, kind: str, what: str) -> DataError:
         return damaged(self.folder, self.record.number, f"{self._files[kind]}: {what}")

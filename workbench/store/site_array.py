@@ -79,9 +79,9 @@ class SiteArray:
             if step == 1:
                 found = self._slice(first, max(first, last))
             else:
-                found = self.take(np.arange(first, last, step))
+                found = self._taken(np.arange(first, last, step))
         else:
-            found = self.take(self._resolve(_as_numbers(key, len(self))))
+            found = self._taken(self._resolve(_as_numbers(key, len(self))))
         return found[(slice(None), *rest)] if rest else found
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -98,8 +98,16 @@ class SiteArray:
         for shard in self._shards:
             yield shard.view(self.name, 0, shard.rows)
 
-    def take(self, rows: np.ndarray) -> Tensor:
-        """[row, ...] the rows of these numbers (int64, from 0), in their order."""
+    def take(self, rows: Sequence[int] | np.ndarray | Tensor) -> Tensor:
+        """[row, ...] the rows of these numbers, in their order; negative ones count from the end. Or those of a mask.
+
+        Raises:
+            DataError: a row that does not exist, a mask of another length, or damaged rows.
+        """
+        return self._taken(self._resolve(_as_numbers(rows, len(self))))
+
+    def _taken(self, rows: np.ndarray) -> Tensor:
+        """The rows of these numbers, from 0, all of which exist."""
         owner = np.searchsorted(self._ends, rows, side="right")
         out = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
         if len(rows) and (owner == owner[0]).all():

@@ -85,14 +85,15 @@ def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None, sha
         sha256: checksum the file must have; None: not checked.
 
     Raises:
-        DataError: the file is missing, has another checksum or is not such a table (which, the caller adds).
+        DataError: the file has another checksum or is not such a table (which, the caller adds).
+        OSError: the system does not give the file.
     """
+    data = path.read_bytes()
     try:
-        data = path.read_bytes()
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
             raise DataError("its checksum is not the recorded one")
         table = pq.read_table(pa.BufferReader(data), columns=None if columns is None else list(columns))
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException) as error:  # OSError: Arrow's own, for bytes that are no Parquet
         raise DataError(f"it cannot be read ({error})") from error
     wanted = schema if columns is None else pa.schema([schema.field(c) for c in columns])
     if not table.schema.equals(wanted):

@@ -139,8 +139,22 @@ def _shard_faults(
     """
     try:
         check_files(folder, manifest, record)
+        return _read_faults(folder, manifest, record, before, last, seen)
     except DataError as error:
         return [str(error)], None
+    except OSError as error:
+        return [f"it cannot be read, which need not be damage: {error}"], None
+
+
+def _read_faults(
+    folder: Path,
+    manifest: Manifest,
+    record: ShardRecord,
+    before: Cursor | None,
+    last: int | None,
+    seen: set[int],
+) -> tuple[list[str], int | None]:
+    """What is wrong inside a shard's files; as `_shard_faults`."""
     files = shard_files(record.number)
     faults = [
         f"{files[kind]} has another checksum than when it was written"
@@ -149,16 +163,13 @@ def _shard_faults(
     ]
     if faults:
         return faults, None
+    values = folder / files["values"]
     try:
-        values = folder / files["values"]
-        try:
-            check_values(values, manifest.sites, record.rows, record.sha256[files["values"]])
-        except (DataError, KeyError) as error:
-            return [f"{files['values']}: {error}"], None
-        rows = read_table(folder / files["index"], INDEX, ["prompt"], None)["prompt"].to_numpy()
-        listed = read_table(folder / files["prompts"], PROMPTS, ["number"], None)["number"].to_numpy()
-    except DataError as error:
-        return [str(error)], None
+        check_values(values, manifest.sites, record.rows, record.sha256[files["values"]])
+    except (DataError, KeyError) as error:
+        return [f"{files['values']}: {error}"], None
+    rows = read_table(folder / files["index"], INDEX, ["prompt"], None)["prompt"].to_numpy()
+    listed = read_table(folder / files["prompts"], PROMPTS, ["number"], None)["number"].to_numpy()
     faults += _prompt_faults(record, rows, listed, before, last, seen)
     return faults, int(rows[-1]) if len(rows) else None
 

@@ -28,6 +28,7 @@ from workbench.store.opening import (
     FOLDERS,
     RefuseToWait,
     check_manifest,
+    nothing_in,
     other_data,
     refuse_difference,
     refuse_existing,
@@ -75,7 +76,8 @@ class StoreWriter:
         """Begin a store, or go on with one.
 
         Args:
-            folder: a new or empty folder, or a store that was begun with the same manifest.
+            folder: a new or empty folder, or a store that was begun with the same manifest. One that was begun and
+                has nothing in it yet, neither rows nor parts, is begun anew.
             manifest: what the store is to hold and what makes it (counts and data set are not compared).
             resume: whether an existing store may be gone on with.
             keep_parts: leave what other workers wrote beside the store (`workbench.store.parts`).
@@ -93,8 +95,10 @@ class StoreWriter:
             stack.enter_context(locked(folder / LOCK, progress=RefuseToWait(folder)))
             try:
                 refuse_existing(folder, resume=resume)
-                if (folder / MANIFEST).exists():
-                    existing = Manifest.read(folder)
+                existing = Manifest.read(folder) if (folder / MANIFEST).exists() else None
+                if existing is not None and nothing_in(folder, existing):
+                    existing = None
+                if existing is not None:
                     refuse_difference(folder, existing, manifest)
                     records = read_records(folder, existing)
                     for record in records:
@@ -105,7 +109,7 @@ class StoreWriter:
                 remove_leftovers(folder, len(records), keep_parts=keep_parts)
                 for name in FOLDERS:
                     (folder / name).mkdir(exist_ok=True)
-                if not (folder / MANIFEST).exists():
+                if existing is None:
                     manifest.write(folder)
                 flush_folder(folder)
             except OSError as error:
