@@ -40,7 +40,8 @@ from workbench.hooks.session import EditFunction
 from workbench.model.language_model import LanguageModel
 from workbench.model.tokens import Positions, Prompt, as_list
 from workbench.patching.cells import KINDS, check_layers
-from workbench.patching.mediation_answers import Token, Tokens, Vocabulary, token_ids
+from workbench.patching.mediation_answers import Tokens, Vocabulary, token_ids
+from workbench.patching.metrics import Answer
 from workbench.patching.mediation_effects import relative_importance
 from workbench.patching.mediation_outcome import dataset, summary
 from workbench.patching.pairs import Pair, as_pairs
@@ -66,7 +67,7 @@ def mediation(
     components: str | Sequence[str] = COMPONENTS,
     layers: Sequence[int] | int | None = None,
     positions: Positions = "all",
-    candidates: Sequence[Token] | None = None,
+    candidates: Sequence[Answer] | None = None,
     control: bool = True,
     seed: int = 0,
     tokens_per_call: int = TOKENS_PER_CALL,

@@ -61,7 +61,7 @@ class Vocabulary:
         MetricError: a candidate that is not one token, fewer than two, or one that is there twice.
     """
 
-    def __init__(self, model: LanguageModel, candidates: Sequence[Token] | None = None) -> None:
+    def __init__(self, model: LanguageModel, candidates: Sequence[Answer] | None = None) -> None:
         self.ids: list[int] | None = None
         if candidates is None:
             return
