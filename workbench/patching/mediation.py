@@ -41,9 +41,9 @@ from workbench.model.language_model import LanguageModel
 from workbench.model.tokens import Positions, Prompt, as_list
 from workbench.patching.cells import KINDS, check_layers
 from workbench.patching.mediation_answers import Tokens, Vocabulary, token_ids
-from workbench.patching.metrics import Answer
 from workbench.patching.mediation_effects import relative_importance
 from workbench.patching.mediation_outcome import dataset, summary
+from workbench.patching.metrics import Answer
 from workbench.patching.pairs import Pair, as_pairs
 from workbench.patching.replay import TOKENS_PER_CALL, Entry, Replay
 from workbench.patching.sources import Activations, read, wrong_sources
