@@ -8,6 +8,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import tiny
 from hypothesis import settings
+from probe_sets import Command, make
 
 from workbench.model.language_model import LanguageModel
 
@@ -30,6 +31,18 @@ def model(family) -> LanguageModel:
 @pytest.fixture
 def llama() -> LanguageModel:
     return tiny_model("llama")
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """A folder with a tiny model and a data set for it (`probe_sets`)."""
+    return make(tmp_path_factory)
+
+
+@pytest.fixture
+def workbench(here, monkeypatch, capsys, tmp_path) -> Command:
+    """The command in this process, in `here`."""
+    return Command(monkeypatch, capsys, here, tmp_path / "runs")
 
 
 def tiny_model(family: str, **overrides) -> LanguageModel:

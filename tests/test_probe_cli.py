@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import yaml
-from probe_sets import DECIDED, QUICK, RECORDS, Command, make
+from probe_sets import DECIDED, QUICK, RECORDS
 
 import probes
 import workbench as wb
@@ -17,16 +17,6 @@ from workbench.runs import load_run
 from workbench.specs import load_spec, parse_spec
 
 COLOURS = ["probe", "colours.jsonl", *QUICK]
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory):
-    return make(tmp_path_factory)
-
-
-@pytest.fixture
-def workbench(monkeypatch, capsys, here, tmp_path):
-    return Command(monkeypatch, capsys, here, tmp_path / "runs")
 
 
 @pytest.fixture(scope="module")

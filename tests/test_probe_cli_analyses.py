@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import yaml
-from probe_sets import DECIDED, RECORDS, Command, make
+from probe_sets import DECIDED, RECORDS
 
 import workbench as wb
 from probes.causal.move import causal_check
@@ -25,16 +25,6 @@ from workbench.specs import parse_spec, spec_kinds
 SITE = "blocks.1.hook_resid_post"
 TEXTS, LABELS, GROUPS = ([r[k] for r in DECIDED] for k in ("text", "label", "group"))
 ALL = [[r[k] for r in RECORDS] for k in ("text", "label", "group")]
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory):
-    return make(tmp_path_factory)
-
-
-@pytest.fixture
-def workbench(monkeypatch, capsys, here, tmp_path):
-    return Command(monkeypatch, capsys, here, tmp_path / "runs")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import tiny_model
-from probe_sets import DECIDED, QUICK, RECORDS, Command, make
+from probe_sets import DECIDED, QUICK, RECORDS
 from pydantic import ValidationError
 from test_probes import activations, noise
 
@@ -26,16 +26,6 @@ from workbench.specs import load_spec
 SITE, GLOB = "blocks.0.hook_resid_post", "blocks.*.hook_resid_post"
 FEW = {"folds": 3, "n_bootstrap": 10, "n_control": 1}
 ONCE = {"n_bootstrap": 10, "n_control": 1}
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory):
-    return make(tmp_path_factory)
-
-
-@pytest.fixture
-def workbench(monkeypatch, capsys, here, tmp_path):
-    return Command(monkeypatch, capsys, here, tmp_path / "runs")
 
 
 @pytest.fixture(scope="module")

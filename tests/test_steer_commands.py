@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from probe_sets import Command, write
+from probe_sets import Command
 
 import workbench as wb
 from dashboards.figures import control_statement, describe, figures
@@ -21,16 +21,6 @@ from workbench.specs import parse_spec
 SITE = "blocks.1.hook_resid_post"
 LABELS = ["--positive", "true", "--negative", "false"]
 SPEC = {"dataset": "colours.jsonl", "positive": "true", "negative": "false"}
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("steer"))
-
-
-@pytest.fixture
-def workbench(here, monkeypatch, capsys, tmp_path) -> Command:
-    return Command(monkeypatch, capsys, here, tmp_path / "runs")
 
 
 @pytest.fixture

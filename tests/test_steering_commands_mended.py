@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from probe_sets import Command, write
 
 import workbench as wb
 from workbench.cli.steer_options import doses, rule
@@ -18,16 +17,6 @@ SITE = "blocks.1.hook_resid_post"
 def direction(**more) -> Direction:
     drawn = torch.randn(48, generator=torch.Generator().manual_seed(0))
     return Direction.from_vector(drawn, site=SITE, name="d0", **more)
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("mended"))
-
-
-@pytest.fixture
-def workbench(here, monkeypatch, capsys, tmp_path) -> Command:
-    return Command(monkeypatch, capsys, here, tmp_path / "runs")
 
 
 def test_commands_take_a_set_of_one_and_ablate_the_whole_way(workbench):

@@ -12,7 +12,7 @@ from typing import Any
 from workbench.collection.items import Context
 from workbench.collection.request import Request
 from workbench.collection.sources import Source
-from workbench.collection.tasks import Drawn, tasks
+from workbench.collection.tasks import Drawn, draw_all, tasks
 from workbench.collection.units import Unit, units
 from workbench.model.text_side import TextSide
 from workbench.store.manifest import Cursor
@@ -72,10 +72,7 @@ def read_units(
 
 def drawn_from(source: Source, request: Request, text_side: TextSide) -> Drawn:
     """Number and fingerprint of all prompts of the data."""
-    drawn = Drawn()
-    for _ in tasks(request.contexts(text_side, source), request.tokens_per_batch, None, drawn):
-        pass
-    return drawn
+    return draw_all(request.contexts(text_side, source), request.tokens_per_batch)
 
 
 def _units(

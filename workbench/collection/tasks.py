@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from workbench.collection.batching import WINDOW_BATCHES, batches, windows
 from workbench.collection.items import Context
 from workbench.errors import DataError
+from workbench.progress import Progress
 from workbench.store.manifest import Cursor
 
 
@@ -87,3 +88,18 @@ def tasks(
         raise DataError(
             f"The data ends after {drawn.prompts} prompts, but the store was begun with more: give the same data."
         )
+
+
+def draw_all(contexts: Iterable[Context], tokens_per_batch: int, progress: Progress | None = None) -> Drawn:
+    """Number and fingerprint of all prompts of the data, without running the model.
+
+    Args:
+        contexts: of the request.
+        tokens_per_batch: of the request.
+        progress: where to report, one item a prompt.
+    """
+    drawn = Drawn()
+    for task in tasks(contexts, tokens_per_batch, None, drawn):
+        if progress is not None:
+            progress.advance(len(task.contexts))
+    return drawn

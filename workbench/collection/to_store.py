@@ -21,7 +21,7 @@ from workbench.collection.generation import Generation
 from workbench.collection.items import Context
 from workbench.collection.request import ROWS_PER_SHARD, Request
 from workbench.collection.sources import open_source
-from workbench.collection.tasks import Drawn, tasks
+from workbench.collection.tasks import draw_all
 from workbench.collection.write_behind import write_behind
 from workbench.errors import Cancelled
 from workbench.model.language_model import LanguageModel
@@ -110,7 +110,8 @@ def collect_to(
     with StoreWriter.open(folder, request.manifest(model), resume=resume) as writer:
         stream = request.contexts(model, source)
         if writer.complete:
-            drawn = _draw_again(stream, tokens_per_batch, progress, source.length)
+            progress.stage("check", source.length or 0)
+            drawn = draw_all(stream, tokens_per_batch, progress)
             writer.finish(drawn.prompts, drawn.digest)
             return open_store(folder)
         if writer.n_rows and request.selects_prompts:
@@ -152,17 +153,6 @@ def _run(
                 raise Cancelled("Stopped after a whole batch; the same command goes on from there.")
     seconds = time.monotonic() - began
     writer.log({"event": "collected", "tokens": engine.n_tokens, "seconds": round(seconds, 3)})
-
-
-def _draw_again(
-    stream: Iterable[Context], tokens_per_batch: int, progress: Progress, length: int | None
-) -> Drawn:
-    """What the data are now, without running the model."""
-    drawn = Drawn()
-    progress.stage("check", length or 0)
-    for task in tasks(stream, tokens_per_batch, None, drawn):
-        progress.advance(len(task.contexts))
-    return drawn
 
 
 def _all_counted(stream: Iterable[Context], request: Request) -> Iterator[Context]:

@@ -37,7 +37,7 @@ from torch import Tensor
 from workbench.errors import DataError, PromptError, SiteError
 from workbench.hooks.session import EditFunction
 from workbench.model.language_model import LanguageModel
-from workbench.model.tokens import Positions, Prompt, TokenBatch, as_list
+from workbench.model.tokens import Positions, Prompt, TokenBatch, as_list, at_least_one
 from workbench.patching.effects import effect_variables, resolved_metrics, strongest
 from workbench.patching.metrics import Metric
 from workbench.patching.replay import TOKENS_PER_CALL, Entry, Replay
@@ -104,9 +104,7 @@ def ablate(
         raise DataError(f"how={how!r} is not known: give one of {', '.join(HOWS)}.")
     found = _block_sites(model, sites)
     chosen_heads = _heads(found, heads)
-    batches = [model.batch(prompt) for prompt in as_list(prompts)]
-    if not batches:
-        raise PromptError("No prompts were given: give at least one.")
+    batches = [model.batch(prompt) for prompt in at_least_one(prompts)]
     others = batches if reference is None else [model.batch(prompt) for prompt in as_list(reference)]
     if reference is None and len(batches) == 1 and how in ("mean", "resample"):
         raise DataError(f"how={how!r} over the one prompt itself changes nothing: give reference prompts.")

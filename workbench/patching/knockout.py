@@ -32,9 +32,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from workbench.errors import DataError, ModelError, PositionError, PromptError
+from workbench.errors import DataError, ModelError, PositionError
 from workbench.model.language_model import LanguageModel
-from workbench.model.tokens import Prompt, TokenBatch, as_list
+from workbench.model.tokens import Prompt, TokenBatch, at_least_one
 from workbench.patching.effects import effect_variables, resolved_metrics, strongest
 from workbench.patching.metrics import Metric
 from workbench.patching.replay import TOKENS_PER_CALL, Entry, Replay
@@ -142,9 +142,7 @@ def knockout(
         >>> knockout(model, prompt, metric, queries="last", keys=[1, 3], window=5).summary["strongest"]
     """
     progress, started = progress or Silent(), time.perf_counter()
-    batches = [model.batch(prompt) for prompt in as_list(prompts)]
-    if not batches:
-        raise PromptError("No prompts were given: give at least one.")
+    batches = [model.batch(prompt) for prompt in at_least_one(prompts)]
     functions, metric_name = resolved_metrics(model, metric, len(batches))
     windows = _windows(layers, window, model.n_layers)
     if heads is not None and (not len(heads) or not all(0 <= h < model.n_heads for h in heads)):

@@ -104,7 +104,12 @@ def verify(folder: Path | str, *, progress: Progress | None = None) -> Report:
         if before is not None and before.number != record.number - 1:
             before, last = None, None
         known = Cursor() if record.number == 0 else before and before.cursor
-        found, last = _shard_faults(folder, manifest, record, known, last, seen)
+        try:
+            found, last = _shard_faults(folder, manifest, record, known, last, seen)
+        except DataError as error:
+            found, last = [str(error)], None
+        except OSError as error:
+            found, last = [f"it cannot be read, which need not be damage: {error}"], None
         faults += [Fault(record.number, what) for what in found]
         before = record
         progress.advance()
@@ -136,25 +141,11 @@ def _shard_faults(
         before: cursor of the shard before it, None where that is not known.
         last: prompt the shard before it ends with, None where that is not known.
         seen: numbers of prompts that began already; those that begin here are added.
+
+    Raises:
+        DataError: files that are missing, too short or damaged. OSError: files that cannot be read.
     """
-    try:
-        check_files(folder, manifest, record)
-        return _read_faults(folder, manifest, record, before, last, seen)
-    except DataError as error:
-        return [str(error)], None
-    except OSError as error:
-        return [f"it cannot be read, which need not be damage: {error}"], None
-
-
-def _read_faults(
-    folder: Path,
-    manifest: Manifest,
-    record: ShardRecord,
-    before: Cursor | None,
-    last: int | None,
-    seen: set[int],
-) -> tuple[list[str], int | None]:
-    """What is wrong inside a shard's files; as `_shard_faults`."""
+    check_files(folder, manifest, record)
     files = shard_files(record.number)
     faults = [
         f"{files[kind]} has another checksum than when it was written"
