@@ -229,7 +229,7 @@ def test_standard_deviations_of_folds_come_from_sums():
     x[:, 2] = 3.0
     x[:10, 4], x[10:, 4] = torch.arange(10).double(), 5.0  # constant outside fold 0
     fold = torch.arange(50) // 10
-    spectrum = Spectrum.of(x, every_axis=True)
+    spectrum = Spectrum.of(x, every_axis=torch.float64)
     found = cross_module._stds(x, spectrum, fold, 5)
     for f in range(5):
         assert torch.allclose(found[f], scale_of(x[fold != f])[1], rtol=1e-8)

@@ -26,9 +26,10 @@ from probes.solve.problems import Metric, Problems
 from probes.solve.spectrum import Spectrum, scale_of
 
 COLUMNS = 64
-TOGETHER = 2
+TOGETHER, ALONE = 2, 2
 """Problems in a batch, about, and penalties: enough for a matrix product to be bound by arithmetic, few enough to
-begin near their solutions, which the last two penalties foretell."""
+begin near their solutions, which the last two penalties foretell. The two weakest penalties come one by one: there
+solutions move most, and a problem that begins far from its own holds up all others."""
 NEAR = 0.3
 """Scales of folds that differ by less than this share (squared) are left out of Hessian products."""
 ELEMENTS = 8_000_000
@@ -84,7 +85,7 @@ def cross_logistic(
         target = torch.nn.functional.one_hot(code.T, n_classes).to(dtype)
     else:
         target = (code.T == 1).to(dtype)[:, :, None]
-    spectrum = Spectrum.of(x, every_axis=True)
+    spectrum = Spectrum.of(x, every_axis=dtype)
     n_folds = int(fold.max()) + 1
     shared = len(x) >= x.shape[1]
     whole = Problems.of(
@@ -185,12 +186,15 @@ class _Fits:
         found: list[Solved | None] = [None] * len(self.penalties)
         start: Tensor | None = None
         before: Tensor | None = None
-        for first in range(0, len(order), together):
-            some = order[first : first + together]
-            begun = self._begin(order[:first], some, start, before)
+        done: list[int] = []
+        while len(done) < len(order):
+            left = len(order) - len(done)
+            some = order[len(done) :][: min(together, max(left - ALONE, 1))]
+            begun = self._begin(done, some, start, before)
             solved = self._batch(whole, held, fold, some, begun, wide)
             for i, part in zip(some, solved, strict=True):
                 found[i] = part
+            done = done + some
             before, start = (solved[-2].u if len(solved) > 1 else start), solved[-1].u
         shape = (len(held), n_targets)
         every = [one for one in found if one is not None]

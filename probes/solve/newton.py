@@ -78,11 +78,10 @@ def solve(
     norm = u.new_zeros(len(whole))
     steps = torch.zeros(len(whole), dtype=torch.int64, device=device)
     active = torch.arange(len(whole), device=device)
-    problem, part, f = whole, u, scores
+    problem, part, f, shrunk = whole, u, scores, whole.penalised(u)
     stuck: list[int] = []
     for step in range(MAX_STEPS + 1):
         p = link.probability(f)
-        shrunk = problem.penalised(part)
         gradient = problem.gradient(p, shrunk)
         size = gradient.square().sum((0, 2)).sqrt() / problem.size
         norm[active] = size
@@ -104,7 +103,9 @@ def solve(
             p, gradient, shrunk, going = p[:, keep], gradient[:, keep], shrunk[:, keep], going[keep]
             h, inverse = h[:, keep], inverse[:, keep]
         move, move_f, move_shrunk = _conjugate_gradients(problem, (p, h), inverse, gradient, going, tolerance)
-        part, f, moved = _line_search(problem, (part, f, shrunk), gradient, (move, move_f, move_shrunk))
+        (part, f, shrunk), moved = _line_search(
+            problem, (part, f, shrunk), gradient, (move, move_f, move_shrunk)
+        )
         steps[active] += (moved & going).long()
         between()
     exact = torch.zeros(len(whole), dtype=torch.bool, device=device)
@@ -168,26 +169,29 @@ def _line_search(
     at: tuple[Tensor, Tensor, Tensor],
     gradient: Tensor,
     move: tuple[Tensor, Tensor, Tensor],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The largest of 1, 1/2, 1/4 … of each step that lowers the objective by a share of what it promises."""
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """The largest of 1, 1/2, 1/4 … of each step that lowers the objective by a share of what it promises.
+
+    Coefficients, scores and penalty terms move together, as all are linear; [problem] whether there was such a step.
+    """
     u, f, shrunk = at
     slope = (gradient * move[0]).sum((0, 2))
     before = problem.value(f, u, shrunk)
     rate = torch.ones_like(slope)
     slack = before.abs() * 8 * torch.finfo(u.dtype).eps
-    new_u, new_f = u + move[0], f + move[1]
-    good = problem.value(new_f, new_u, shrunk + move[2]) <= before + 1e-4 * slope + slack
+    new = u + move[0], f + move[1], shrunk + move[2]
+    good = problem.value(new[1], new[0], new[2]) <= before + 1e-4 * slope + slack
     if bool(good.all()):
-        return new_u, new_f, good
+        return new, good
     for _ in range(30):
         rate = torch.where(good, rate, rate / 2)
         wide = rate[None, :, None]
-        new_u, new_f = u + move[0] * wide, f + move[1] * wide
-        good = problem.value(new_f, new_u, shrunk + move[2] * wide) <= before + 1e-4 * rate * slope + slack
+        new = u + move[0] * wide, f + move[1] * wide, shrunk + move[2] * wide
+        good = problem.value(new[1], new[0], new[2]) <= before + 1e-4 * rate * slope + slack
         if bool(good.all()):
-            return new_u, new_f, good
-    rate = torch.where(good, rate, torch.zeros_like(rate))[None, :, None]
-    return u + move[0] * rate, f + move[1] * rate, good
+            return new, good
+    wide = torch.where(good, rate, torch.zeros_like(rate))[None, :, None]
+    return (u + move[0] * wide, f + move[1] * wide, shrunk + move[2] * wide), good
 
 
 def _exact(problem: Problems, u: Tensor, tolerance: float) -> tuple[Tensor, Tensor, int]:
@@ -201,7 +205,7 @@ def _exact(problem: Problems, u: Tensor, tolerance: float) -> tuple[Tensor, Tens
         if float(size) <= tolerance or step == EXACT_STEPS:
             break
         move = -_solve_hessian(problem, p, gradient)
-        u, _, moved = _line_search(
+        (u, _, _), moved = _line_search(
             problem, (u, f, shrunk), gradient, (move, problem.scores(move), problem.penalised(move))
         )
         if not bool(moved.any()):

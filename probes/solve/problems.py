@@ -83,8 +83,9 @@ class Problems:
         mask: [row, problem, 1] which rows train, or None for all.
         metric: what makes M of each fold, or None where every M is the identity.
         fold: [problem] the fold whose M each problem has, -1 for the identity.
-        rough: the design in bfloat16 where products of it are much faster, or None. The steps found with it are as good
-            as conjugate gradients need (a tenth of the gradient); gradients and objectives never use it.
+        rough: the design and its transpose in bfloat16, each in its own order of memory, where products of them are
+            much faster, or None. The steps found with them are as good as conjugate gradients need (a tenth of the
+            gradient); gradients and objectives never use them.
         near: whether the metrics are so near the identity that Hessian products may do without them: the gradient
             stays exact, so the minimum does too, and the steps are a little less than Newton's.
     """
@@ -99,7 +100,7 @@ class Problems:
     metric: Metric | None = None
     fold: Int[Tensor, " problem"] | None = None
     near: bool = False
-    rough: Tensor | None = None
+    rough: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def of(
@@ -113,7 +114,10 @@ class Problems:
         """Problems that are all trained on all rows."""
         n = len(rows)
         design = torch.cat([rows, rows.new_ones(n, 1)], 1)
-        rough = design.bfloat16() if design.dtype == torch.float32 and fast_bfloat16(design.device) else None
+        rough = None
+        if design.dtype == torch.float32 and fast_bfloat16(design.device):
+            half = design.bfloat16()
+            rough = half, half.T.contiguous()
         squares = torch.cat([eigenvalues, eigenvalues.new_full((1,), float(n))])
         return cls(design, squares, target, penalty, link, torch.full_like(penalty, float(n)), rough=rough)
 
@@ -164,8 +168,9 @@ class Problems:
         """Bᵀ H B `along`, the loss's part of a Hessian product; in bfloat16 where that is fast."""
         if self.rough is None:
             return self.back(self.curve(p, h, self.scores(along)))
-        bent = self.curve(p, h, product(self.rough, along.bfloat16()).float())
-        return product(self.rough.T, bent.bfloat16()).float()
+        forth, back = self.rough
+        bent = self.curve(p, h, product(forth, along.bfloat16()).float())
+        return product(back, bent.bfloat16()).float()
 
     def penalised(self, u: Tensor) -> Float[Tensor, "coefficient problem cls"]:
         """λ M u, with nothing for the intercept."""

@@ -42,7 +42,9 @@ class Spectrum:
     rows: Float[Tensor, "row rank"]
 
     @classmethod
-    def of(cls, x: Float[Tensor, "row d"], *, standardise: bool = True, every_axis: bool = False) -> Spectrum:
+    def of(
+        cls, x: Float[Tensor, "row d"], *, standardise: bool = True, every_axis: torch.dtype | None = None
+    ) -> Spectrum:
         """Factorise training rows, in their own dtype and on their own device.
 
         Args:
@@ -50,7 +52,8 @@ class Spectrum:
                 fast and gives weights to four.
             standardise: divide by the standard deviation; the mean is taken off in either case.
             every_axis: with at least as many rows as dimensions keep also the axes on which nothing varies. Then any
-                orthonormal axes will do that nearly diagonalise the Gram matrix, so they are found in float32.
+                orthonormal axes will do that nearly diagonalise the Gram matrix, so they are found in float32, and
+                the rows are rotated in this dtype.
 
         Example:
             >>> spectrum = Spectrum.of(torch.randn(100, 8, dtype=torch.float64))
@@ -62,10 +65,11 @@ class Spectrum:
             std = torch.ones_like(mean)
         z = (x - mean) / std
         n, d = z.shape
-        if n >= d and every_axis:
-            axes = torch.linalg.eigh((z.T @ z).float())[1].flip(1).to(z.dtype)
-            rows = z @ axes
-            return cls(mean, std, rows.square().sum(0), axes, rows)
+        if n >= d and every_axis is not None:
+            z = z.to(every_axis)
+            axes = torch.linalg.eigh((z.T @ z).float())[1].flip(1)
+            rows = (z @ axes.to(every_axis)).to(x.dtype)
+            return cls(mean, std, rows.square().sum(0), axes.to(x.dtype), rows)
         if n >= d:
             values, axes = torch.linalg.eigh(z.T @ z)
             values, axes = _without_rounding(values, axes, max(n, d))
@@ -111,7 +115,8 @@ class Spectrum:
 
 def scale_of(x: Float[Tensor, "row d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
     """Mean and standard deviation of each feature; that of a constant feature counts as 1."""
-    mean, std = x.mean(0), x.std(0, correction=0)
+    mean = x.mean(0)
+    std = (x - mean).square().mean(0).sqrt()
     constant = (std <= NOTHING * mean.abs()) | (std == 0)
     return mean, torch.where(constant, torch.ones_like(std), std)
 
