@@ -1,8 +1,6 @@
-"""Input attribution against finite differences, closed forms, plain forwards of other tokens, and greedy paths by hand."""
+"""Input attribution against finite differences, closed forms and a plain loop."""
 
 from __future__ import annotations
-
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,31 +8,23 @@ import torch
 from conftest import hooks_left, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from input_attribution_parts import (
+    CLEAN,
+    CORRUPT,
+    FEW,
+    METRIC,
+    OTHER,
+    close,
+    difference,
+    linear_model,
+    of_tokens,
+)
 
-import workbench as wb
-from workbench.errors import DataError, MetricError, ModelError, PromptError
 from workbench.patching.input_attribution import METHODS, input_attribution
-from workbench.patching.input_baselines import embedding, streams
-from workbench.patching.input_deletion import deletion_insertion
 from workbench.patching.input_paths import manipulation_path
-from workbench.patching.metrics import KLDivergence, LogProbability, Rank
+from workbench.patching.metrics import KLDivergence, LogProbability
 
-CLEAN = [50, 51, 52, 53, 54, 55, 56, 57, 58, 59]
-CORRUPT = [50, 51, 60, 53, 54, 55, 61, 57, 58, 59]
-OTHER = [70, 51, 72, 53, 74, 55, 76, 57, 78, 59]
-SHORT = [80, 81, 82, 83]
 INPUT = "blocks.0.hook_resid_pre"
-METRIC = wb.LogitDifference(7, 9)
-FEW = {"steps": 4, "n_control": 2}
-
-
-def difference(logits):
-    """The same metric in the logits' own precision."""
-    return logits[:, 7] - logits[:, 9]
-
-
-def of_tokens(model, ids):
-    return float(difference(model.logits([ids])[:, -1])[0])
 
 
 def in_double(family, **overrides):
@@ -69,12 +59,6 @@ def slopes(model, at, change):
         rows[2 * p + 1, p] -= step * change[p]
     values = metric_of_streams(model, rows)
     return (values[::2] - values[1::2]) / (2 * step)
-
-
-def close(ours, expected, rtol=2e-3):
-    """Equal up to `rtol` of the largest."""
-    assert np.abs(expected).max() > 1e-6, "an oracle of zeros tests nothing"
-    return np.abs(np.asarray(ours) - np.asarray(expected)).max() < rtol * np.abs(expected).max()
 
 
 # -- the attributions themselves -----------------------------------------------------------------------
@@ -114,18 +98,6 @@ def test_attributions_add_up_to_the_difference_of_two_plain_forwards(family, met
         assert float(data["metric"][0]) == pytest.approx(of_tokens(model, CLEAN), abs=1e-5)
         assert float(data["baseline_metric"][0]) == pytest.approx(of_tokens(model, OTHER), abs=1e-5)
     assert abs(errors[1]) < 0.03 * abs(span) + 5e-3 and abs(errors[1]) < 0.5 * abs(errors[0])
-
-
-def linear_model():
-    """A GPT-2 without anything between its embeddings and its logits."""
-    model = tiny_model("gpt2")
-    with torch.no_grad():
-        for block in model.hf.transformer.h:
-            for projection in (block.attn.c_proj, block.mlp.c_proj):
-                projection.weight.zero_()
-                projection.bias.zero_()
-    model.hf.transformer.ln_f = torch.nn.Identity()
-    return model
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -343,391 +315,3 @@ def test_samp_goes_both_ways_and_takes_the_mean(llama):
     forth = input_attribution(llama, CLEAN, METRIC, method="samp", baseline=[OTHER], steps=8, control=False)
     back = input_attribution(llama, OTHER, METRIC, method="samp", baseline=[CLEAN], steps=8, control=False)
     assert np.allclose(forth.data["attribution"], -back.data["attribution"], atol=1e-4)
-
-
-# -- baselines -----------------------------------------------------------------------------------------
-
-VECTORS = {  # the stream that a token embedding v makes at positions 0–3, from the weights
-    "llama": lambda hf, v: v.expand(4, -1),
-    "gpt2": lambda hf, v: v + hf.transformer.wpe.weight[:4],
-    "neox": lambda hf, v: v.expand(4, -1),
-    "gemma2": lambda hf, v: (v * 48**0.5).expand(4, -1),
-    "qwen3": lambda hf, v: v.expand(4, -1),
-    "mixtral": lambda hf, v: v.expand(4, -1),
-    "opt": lambda hf, v: v + hf.model.decoder.embed_positions.weight[2:6],
-}
-
-
-@pytest.mark.parametrize("vector", ["zero", "mean"])
-def test_a_vector_takes_the_token_away_and_leaves_the_position(family, vector):
-    model = tiny_model(family)
-    table = model.hf.get_input_embeddings().weight.detach()
-    v = torch.zeros(48) if vector == "zero" else table.mean(0)
-    found = streams(model, torch.tensor([SHORT]), embedding(model, vector))[0]
-    expected = VECTORS[family](model.hf, v).detach()
-    assert torch.allclose(found, expected, atol=1e-4), (found - expected).abs().max()
-    token = streams(model, torch.tensor([SHORT]))[0]
-    assert torch.allclose(
-        token,
-        torch.stack([VECTORS[family](model.hf, table[t])[p] for p, t in enumerate(SHORT)]).detach(),
-        atol=1e-4,
-    )
-    assert hooks_left(model) == 0
-
-
-def test_special_tokens_stay_unless_asked_for(llama):
-    prompt = [1, *CLEAN]
-    for baseline in ("mean", "pad", 30, "random"):
-        data = input_attribution(llama, prompt, METRIC, baseline=baseline, **FEW).data
-        assert not bool(data["moved"][0, 0]) and float(data["attribution"][0, 0]) == 0
-        assert bool(data["moved"][0, 1:].all())
-        if "baseline_id" in data:
-            assert (data["baseline_id"].values[0, :, 0] == 1).all()
-    data = input_attribution(llama, prompt, METRIC, baseline="mean", keep_special=False, **FEW).data
-    assert bool(data["moved"][0, 0]) and abs(float(data["attribution"][0, 0])) > 1e-6
-
-
-def test_only_what_differs_from_the_corrupt_prompt_gets_anything(llama):
-    data = input_attribution(llama, CLEAN, METRIC, baseline=[CORRUPT], **FEW).data
-    assert np.flatnonzero(data["moved"][0]).tolist() == [2, 6]
-    assert np.flatnonzero(data["attribution"][0]).tolist() == [2, 6]
-    assert data["baseline_token"].values[0, 2] == llama.tokenizer.decode([60])
-
-
-def test_padding_is_a_token_like_any_other(llama):
-    pad, zero = (input_attribution(llama, CLEAN, METRIC, baseline=b, **FEW) for b in ("pad", 0))
-    assert np.array_equal(pad.data["attribution"], zero.data["attribution"])
-    assert (pad.data["baseline_id"] == 0).all()
-
-
-# -- control -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_controls_are_the_attribution_to_random_tokens(llama, method):
-    steps = {} if method == "gradient_x_input" else {"steps": 6}
-    result = input_attribution(
-        llama, CLEAN, METRIC, method=method, baseline=[OTHER], n_control=3, seed=4, **steps
-    )
-    for draw in range(3):
-        order = np.random.default_rng([4, 0, draw]).permutation(120)
-        other = lambda logits, order=order: logits[:, order[7]] - logits[:, order[9]]  # noqa: E731
-        expected = input_attribution(
-            llama, CLEAN, other, method=method, baseline=[OTHER], seed=4, control=False, **steps
-        )
-        assert close(result.data["control_attribution"][0, draw], expected.data["attribution"][0])
-    strongest = result.summary["strongest"]
-    at = strongest["position"]
-    rms = np.sqrt((result.data["control_attribution"][0, :, at] ** 2).mean())
-    assert strongest["control_rms"] == pytest.approx(float(rms), abs=1e-4)
-    assert abs(strongest["attribution"]) == pytest.approx(
-        float(np.abs(result.data["attribution"]).max()), abs=1e-4
-    )
-
-
-# -- steps ---------------------------------------------------------------------------------------------
-
-
-def test_auto_doubles_each_prompts_steps_until_it_is_complete_and_says_so(llama):
-    prompts, baselines = [CLEAN, CLEAN], [OTHER, [0] * 10]
-    result = input_attribution(llama, prompts, METRIC, baseline=baselines, tolerance=1e-3, n_control=1)
-    for i in range(2):
-        used = int(result.data["steps"][i])
-
-        def fixed(steps, i=i):
-            base = [baselines[i]]
-            return input_attribution(
-                llama, prompts[i], METRIC, baseline=base, steps=steps, control=False
-            ).data
-
-        assert used & (used - 1) == 0 and used >= 16
-        assert np.allclose(fixed(used)["attribution"][0], result.data["attribution"][i], atol=1e-5)
-        assert bool(result.data["converged"][i]) == (float(result.data["relative_error"][i]) <= 1e-3)
-        if used > 16:
-            assert float(fixed(used // 2)["relative_error"][0]) > 1e-3
-    assert len(set(result.data["steps"].values.tolist())) == 2, "the two should need different numbers"
-    assert " to " in result.summary["steps"]
-
-
-@pytest.mark.parametrize("method", ["integrated_gradients", "expected_gradients"])
-@pytest.mark.parametrize("turned", [False, True])
-def test_a_prompt_that_is_done_early_keeps_what_is_its_own(llama, method, turned):
-    prompts, baselines = [CLEAN, CLEAN[::-1]], [[*CLEAN[:-1], 60], [0] * 10]
-    if method == "expected_gradients":
-        prompts, baselines = [CLEAN, OTHER], [[*CLEAN[:-1], 60]]
-    settings = {"method": method, "baseline": baselines[::-1] if turned else baselines, "n_control": 2}
-    prompts = prompts[::-1] if turned else prompts
-    auto = input_attribution(llama, prompts, METRIC, tolerance=5e-3, **settings).data
-    assert len(set(auto["steps"].values.tolist())) == 2, "the two should need different numbers"
-    for i in range(2):
-        fixed = input_attribution(llama, prompts, METRIC, steps=int(auto["steps"][i]), **settings).data
-        for name in ("attribution", "control_attribution", "attribution_se", "metric", "baseline_metric"):
-            if name in auto:
-                assert np.allclose(auto[name][i], fixed[name][i], atol=1e-5), name
-
-
-def test_auto_stops_at_the_most_and_says_that_it_was_not_enough(llama):
-    """From a zero embedding the norm's input jumps from nothing to its full length."""
-    result = input_attribution(llama, CLEAN, METRIC, baseline="zero", max_steps=70, control=False)
-    assert int(result.data["steps"][0]) == 64 and not bool(result.data["converged"][0])
-    assert result.summary["converged"].startswith("0 of 1")
-
-
-# -- several prompts -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_prompts_together_give_what_they_give_alone(model, method):
-    prompts = [OTHER, SHORT, CLEAN, CORRUPT]
-    steps = {} if method == "gradient_x_input" else {"steps": 5}
-    settings = {"method": method, "baseline": "pad", "n_control": 2, **steps}
-    metrics = [METRIC, wb.LogitDifference(11, 12), LogProbability((7, 8)), wb.LogitDifference(20, 21)]
-    together = input_attribution(model, prompts, metrics, **settings).data
-    assert together["length"].values.tolist() == [10, 4, 10, 10]
-    assert (
-        np.isnan(together["attribution"][1, 4:]).all() and np.isfinite(together["attribution"][1, :4]).all()
-    )
-    assert together["token"].values[1].tolist()[4:] == [""] * 6 and (together["token_id"][1, 4:] == -1).all()
-    assert "mean_attribution" not in together
-    if method == "expected_gradients":  # samples are drawn by the number of the prompt
-        return
-    for i, (prompt, metric) in enumerate(zip(prompts, metrics, strict=True)):
-        alone = input_attribution(model, prompt, metric, **settings).data
-        for name in ("attribution", "control_attribution"):
-            a, b = together[name].values[i][..., : len(prompt)], alone[name].values[0]
-            assert np.allclose(a, b, atol=2e-4 * max(1, np.abs(b).max())), name
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_how_many_tokens_go_together_changes_nothing(llama, method):
-    steps = {"gradient_x_input": {}, "samp": {"steps": 2}}.get(method, {"steps": 5})
-    one, all_ = (
-        input_attribution(
-            llama,
-            [CLEAN, OTHER],
-            METRIC,
-            method=method,
-            baseline="random",
-            tokens_per_backward=n,
-            n_random=2,
-            n_control=1,
-            **steps,
-        ).data
-        for n in (1, 4096)
-    )
-    for name in ("attribution", "control_attribution", "metric", "baseline_metric"):
-        assert np.allclose(one[name], all_[name], atol=1e-4)
-
-
-def test_prompts_of_one_length_have_means_with_intervals_and_p_values(llama):
-    prompts = [CLEAN, OTHER, CORRUPT, CLEAN[::-1]]
-    data = input_attribution(llama, prompts, METRIC, baseline="pad", **FEW).data
-    values = data["attribution"].values
-    assert np.allclose(data["mean_attribution"], values.mean(0))
-    assert np.allclose(data["mean_attribution_se"], values.std(0, ddof=1) / 2)
-    low, high = data["attribution_low"].values, data["attribution_high"].values
-    assert (low <= values.mean(0)).all() and (values.mean(0) <= high).all() and (low < high).all()
-    gap = values - data["control_attribution"].values.mean(1)
-    signs = 1 - 2 * ((np.arange(16)[:, None] >> np.arange(4)) & 1)
-    expected = (np.abs(signs @ gap) >= np.abs(gap.sum(0)) - 1e-9).mean(0)
-    assert np.allclose(data["p_value"], expected)
-
-
-# -- deletion and insertion ----------------------------------------------------------------------------
-
-
-def test_curves_are_whole_forwards_with_tokens_replaced(model):
-    result = input_attribution(model, [CLEAN, SHORT], METRIC, baseline=[OTHER, [84, 81, 86, 87]], **FEW)
-    done = deletion_insertion(model, result, METRIC, n_random=3, seed=2)
-    assert hooks_left(model) == 0
-    share = done.data["share"].values
-    for i, (prompt, other) in enumerate([(CLEAN, OTHER), (SHORT, [84, 81, 86, 87])]):
-        own, base = of_tokens(model, prompt), of_tokens(model, other)
-        values = result.data["attribution"].values[i]
-        differing = [p for p in range(len(prompt)) if prompt[p] != other[p]]
-        order = sorted(differing, key=lambda p: -values[p] if own > base else values[p])
-        for name, first, second in (("deletion", prompt, other), ("insertion", other, prompt)):
-            curve = []
-            for k in range(len(order) + 1):
-                ids = [second[p] if p in order[:k] else first[p] for p in range(len(prompt))]
-                curve.append((of_tokens(model, ids) - base) / (own - base))
-            area = sum(a + b for a, b in pairwise(curve)) / 2 / len(order)
-            tolerance = 1e-4 / abs(own - base) + 1e-4
-            assert float(done.data[f"{name}_area"][i]) == pytest.approx(area, abs=tolerance)
-            drawn = np.interp(share, np.linspace(0, 1, len(curve)), curve)
-            assert np.allclose(done.data[name][i], drawn, atol=tolerance)
-
-
-def test_random_orders_of_two_tokens_are_one_of_two(llama):
-    result = input_attribution(llama, CLEAN, METRIC, baseline=[CORRUPT], **FEW)
-    done = deletion_insertion(llama, result, METRIC, n_random=40).data
-    own, base = of_tokens(llama, CLEAN), of_tokens(llama, CORRUPT)
-    half = [
-        (of_tokens(llama, [CORRUPT[p] if p == q else CLEAN[p] for p in range(10)]) - base) / (own - base)
-        for q in (2, 6)
-    ]
-    assert done["share"].values.tolist() == [0, 0.5, 1]
-    found = done["random_deletion"].values[0]
-    assert np.allclose(found[:, 0], 1, atol=1e-4) and np.allclose(found[:, 2], 0, atol=1e-4)
-    first = np.isclose(found[:, 1], half[0], atol=1e-3)
-    assert (first | np.isclose(found[:, 1], half[1], atol=1e-3)).all() and 8 < first.sum() < 32
-    assert np.allclose(done["random_insertion"].values[0], found[:, ::-1])
-    assert np.allclose(done["random_area"].values[0], (1 + 2 * found[:, 1]) / 4, atol=1e-4)
-
-
-def test_an_order_that_is_right_at_once_has_the_best_areas_there_are():
-    """On the linear model only the last token carries anything, whichever end is the higher."""
-    model = linear_model()
-    for prompt, other in ((CLEAN, [*OTHER[:-1], 60]), ([*OTHER[:-1], 60], CLEAN)):
-        result = input_attribution(model, prompt, METRIC, baseline=[other], **FEW)
-        n = int(result.data["moved"].sum())
-        done = deletion_insertion(model, result, METRIC, n_random=50)
-        found, random = done.summary, done.data["random_deletion"].values[0]
-        assert found["deletion"]["area"] == pytest.approx(0.5 / n, abs=1e-3)
-        assert found["insertion"]["area"] == pytest.approx(1 - 0.5 / n, abs=1e-3)
-        assert found["deletion"]["random_interval"][0] >= 0.5 / n - 1e-3
-        assert found["deletion"]["random"] == pytest.approx(0.5, abs=0.15)
-        as_good = (random[:, 1] < 0.5).sum()  # the token that matters came first, too
-        assert 0 < as_good < 30
-        assert found["deletion"]["p_value"] == pytest.approx((1 + as_good) / 51, abs=1e-4)
-        as_good = (random[:, -2] > 0.5).sum()  # read backwards, it came first
-        assert 0 < as_good < 30
-        assert found["insertion"]["p_value"] == pytest.approx((1 + as_good) / 51, abs=1e-4)
-        assert found["insertion"]["n_random"] == 50
-
-
-def test_curves_do_not_depend_on_how_many_rows_go_together_and_work_for_every_baseline(llama):
-    for baseline in ("zero", "mean", "random", 30):
-        result = input_attribution(llama, [CLEAN, OTHER], METRIC, baseline=baseline, n_random=2, **FEW)
-        one, all_ = (
-            deletion_insertion(llama, result, METRIC, n_random=2, tokens_per_call=n).data for n in (1, 4096)
-        )
-        for name in ("deletion", "insertion", "random_area"):
-            assert np.allclose(one[name], all_[name], atol=1e-3 * max(1, np.abs(one[name]).max())), (
-                baseline,
-                name,
-            )
-        assert np.allclose(one["deletion"][:, 0], 1, atol=1e-3) and np.allclose(
-            one["deletion"][:, -1], 0, atol=1e-3
-        )
-        assert np.allclose(one["insertion"][:, 0], 0, atol=1e-3) and np.allclose(
-            one["insertion"][:, -1], 1, atol=1e-3
-        )
-
-
-def test_deletion_over_random_baselines_is_the_mean_over_them(llama):
-    result = input_attribution(llama, SHORT, METRIC, baseline="random", n_random=3, **FEW)
-    done = deletion_insertion(llama, result, METRIC, n_random=1).data
-    others = result.data["baseline_id"].values[0].tolist()
-    own, base = of_tokens(llama, SHORT), np.mean([of_tokens(llama, o) for o in others])
-    values = result.data["attribution"].values[0]
-    first = int(np.argmax(values if own > base else -values))
-    replaced = [[o[p] if p == first else SHORT[p] for p in range(4)] for o in others]
-    expected = (np.mean([of_tokens(llama, ids) for ids in replaced]) - base) / (own - base)
-    assert float(done["deletion"][0, 1]) == pytest.approx(expected, abs=1e-3)
-
-
-def test_several_prompts_have_an_interval_of_the_areas(llama):
-    result = input_attribution(llama, [CLEAN, SHORT, OTHER], METRIC, baseline="pad", **FEW)
-    done = deletion_insertion(llama, result, METRIC, n_random=5)
-    low, high = done.summary["deletion"]["interval"]
-    assert low <= done.summary["deletion"]["area"] <= high and done.summary["deletion"]["n_prompts"] == 3
-    assert done.data.sizes["share"] == 21
-    for name in ("deletion", "insertion"):
-        curve = done.data[f"random_{name}"].mean("prompt").values
-        assert np.allclose(done.data[f"random_{name}_low"], np.quantile(curve, 0.025, axis=0))
-        assert np.allclose(done.data[f"random_{name}_high"], np.quantile(curve, 0.975, axis=0))
-
-
-# -- what cannot be ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"method": "lime"}, DataError, "method 'lime' is not known.*samp"),
-        ({"steps": 0}, DataError, "steps is 0; expected"),
-        ({"steps": 2.5}, DataError, "steps is 2.5"),
-        ({"n_control": True}, DataError, "n_control is True"),
-        ({"method": "gradient_x_input", "steps": 4}, DataError, "has no steps"),
-        ({"baseline": [[50, 51]]}, PromptError, "has 10 tokens and its baseline 2"),
-        ({"baseline": [CLEAN, OTHER]}, PromptError, "2 baseline prompts for 1 prompts"),
-        ({"baseline": [CLEAN]}, PromptError, "are the same tokens"),
-        ({"baseline": 500}, MetricError, "500 is outside"),
-        ({"baseline": "zeros"}, PromptError, "its baseline 1.*'zero', 'mean'"),
-        ({"metric": Rank(7)}, MetricError, "has no gradient"),
-        ({"metric": [METRIC, METRIC]}, MetricError, "2 metrics were given for 1 prompts"),
-    ],
-)
-def test_what_cannot_be_is_one_clear_error(llama, arguments, error, message):
-    with pytest.raises(error, match=message):
-        input_attribution(llama, CLEAN, arguments.pop("metric", METRIC), **arguments)
-    assert hooks_left(llama) == 0
-
-
-def test_a_model_without_padding_token_says_so(llama):
-    import copy
-
-    llama.tokenizer = copy.deepcopy(llama.tokenizer)
-    llama.tokenizer.pad_token = None
-    with pytest.raises(DataError, match="has no padding token"):
-        input_attribution(llama, CLEAN, METRIC, baseline="pad")
-
-
-def test_a_model_that_reads_its_tokens_elsewhere_as_well_is_refused(llama):
-    seen = {}
-    llama.hf.model.embed_tokens.register_forward_pre_hook(lambda _m, args: seen.update(ids=args[0]))
-    llama.hf.model.norm.register_forward_hook(lambda _m, _a, out: out + 0.1 * seen["ids"][..., None])
-    with pytest.raises(ModelError, match="not only through the stream"):
-        input_attribution(llama, CLEAN, METRIC)
-
-
-def test_curves_of_another_metric_or_result_are_refused(llama):
-    result = input_attribution(llama, CLEAN, METRIC, baseline=[OTHER], **FEW)
-    with pytest.raises(MetricError, match="give the model and the metric of the result"):
-        deletion_insertion(llama, result, wb.LogitDifference(20, 21))
-    with pytest.raises(DataError, match="n_random is 0"):
-        deletion_insertion(llama, result, METRIC, n_random=0)
-    lens = wb.lens.logit_lens(llama, CLEAN)
-    with pytest.raises(DataError, match="'logit_lens' has no token order"):
-        deletion_insertion(llama, lens, METRIC)
-    same = input_attribution(llama, CLEAN, lambda logits: logits[:, 7] * 0, baseline=[OTHER], **FEW)
-    assert np.isnan(same.data["relative_error"]).all() and same.summary["largest_relative_error"] is None
-    with pytest.raises(MetricError, match="have the same metric"):
-        deletion_insertion(llama, same, lambda logits: logits[:, 7] * 0)
-
-
-# -- results -------------------------------------------------------------------------------------------
-
-
-def test_results_and_their_extension_are_saved_and_loaded_without_loss(llama, tmp_path):
-    first = input_attribution(llama, [CLEAN, SHORT], METRIC, method="expected_gradients", steps=8)
-    second = deletion_insertion(llama, first, METRIC, n_random=3)
-    for name, result in (("a", first), ("b", second)):
-        loaded = wb.Result.load(result.save(tmp_path / name))
-        assert loaded.data.identical(result.data) and loaded.summary == result.summary
-    assert second.kind == "input_attribution" and set(first.data) < set(second.data)
-    again = deletion_insertion(llama, wb.Result.load(tmp_path / "a"), METRIC, n_random=3)
-    assert np.array_equal(again.data["deletion"], second.data["deletion"])
-
-
-def test_frozen_models_in_inference_mode_are_attributed_too(llama):
-    expected = input_attribution(llama, CLEAN, METRIC, baseline="mean", **FEW).data["attribution"]
-    llama.hf.requires_grad_(False)
-    with torch.inference_mode():
-        result = input_attribution(llama, CLEAN, METRIC, baseline="mean", **FEW)
-        deletion_insertion(llama, result, METRIC, n_random=1)
-    assert np.allclose(result.data["attribution"], expected, atol=1e-6)
-    assert all(p.grad is None for p in llama.hf.parameters())
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_model_in_bfloat16_behaves(method):
-    model, steps = tiny_model("gpt2"), {} if method == "gradient_x_input" else {"steps": 32}
-    settings = {"method": method, "baseline": [OTHER], "control": False, **steps}
-    expected = input_attribution(model, CLEAN, METRIC, **settings).data["attribution"].values[0]
-    model.hf.bfloat16()
-    result = input_attribution(model, CLEAN, METRIC, **settings)
-    found = result.data["attribution"].values[0]
-    assert result.data["attribution"].dtype == np.float64 and np.isfinite(found).all()
-    assert np.corrcoef(found, expected)[0, 1] > 0.98
