@@ -19,7 +19,8 @@ The first rises with −y·f and with nothing else. (As in Savcisens and Eliassi
 the first class.) `per_class` (Mondrian) takes the a_i of rows of class y alone: then 1 − α holds in each class.
 
 A probe answers with the one class in its set. It abstains where the set is empty (unlike any calibration row) or holds
-more than one (cannot tell); `abstain="empty"` answers the latter with the class of the highest p-value.
+more than one (cannot tell); `abstain="empty"` answers the latter with the class of the highest p-value, of equal ones
+(no calibration row is between them) that of the lowest nonconformity.
 
 Rows of one group (prompts of one country) are not exchangeable one by one; with groups the guarantee is approximate.
 """
@@ -79,10 +80,18 @@ def smallest_calibration(alpha: float) -> int:
 def coverage_law(n_calibration: int, n_new: int, alpha: float) -> Any:
     """The distribution (scipy's `betabinom`, frozen) of how many of `n_new` rows are covered, on exchangeable rows.
 
+    Raises:
+        DataError: so few calibration rows that no class can be rejected: all rows are covered, there is no law.
+
     Example:
         >>> coverage_law(99, 1000, 0.1).mean() / 1000        # never below 1 − alpha
         0.9
     """
+    if n_calibration < smallest_calibration(alpha):
+        raise DataError(
+            f"With {n_calibration} calibration rows no class is ever ruled out at alpha = {alpha}: everything is "
+            f"covered. At least {smallest_calibration(alpha)} are needed."
+        )
     rejected = int((np.arange(1, n_calibration + 2) / (n_calibration + 1) <= alpha).sum())
     return betabinom(n_new, n_calibration + 1 - rejected, rejected)
 
@@ -172,7 +181,9 @@ class ConformalSets:
         p = self.p_values(scores)
         size = (p > self.alpha).sum(1)
         speaks = size == 1 if self.abstain == "not_one" else size > 0
-        return np.where(speaks, p.argmax(1), ABSTAINED).astype(np.int64)
+        # p-values are steps: of classes on one step the first is not the better one
+        tied = np.where(p == p.max(1, keepdims=True), self._nonconformity(as_scores(scores)), np.inf)
+        return np.where(speaks, tied.argmin(1), ABSTAINED).astype(np.int64)
 
     def predict(self, scores: Any) -> list[Any]:
         """[row] the answered class, None where it abstains."""

@@ -144,7 +144,12 @@ def binomial_interval(hits: Any, n: Any) -> tuple[np.ndarray, np.ndarray]:
 def as_scores(scores: Any) -> Float64[np.ndarray, "row ..."]:
     """[row] or [row, class] finite float64, from numpy or torch; anything else is a `DataError`."""
     values = scores.detach().cpu().double().numpy() if hasattr(scores, "detach") else scores
-    values = np.asarray(values, dtype=np.float64)
+    try:
+        values = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"Scores are numbers, [row] or [row, class]; labels come after them: {error}."
+        ) from error
     if values.ndim not in (1, 2) or not len(values):
         raise DataError(f"Scores are [row] or [row, class]; these have shape {values.shape}.")
     bad = int((~np.isfinite(values.reshape(len(values), -1))).any(1).sum())

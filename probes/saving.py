@@ -193,6 +193,8 @@ def _where(maker: type) -> str:
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """A value as JSON with a tag that says how to read it; arrays go to `tensors` under `name`."""
+    if isinstance(value, np.str_):  # an element of an array of texts
+        value = str(value)
     match value:
         case None | bool() | int() | str():
             if not isinstance(value, np.generic):

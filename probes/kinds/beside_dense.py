@@ -24,8 +24,8 @@ from jaxtyping import Bool, Float, Int64
 from probes import scores as measure
 from probes.estimators import Features, LogisticProbe
 from probes.folds import assign_folds, permute_labels
-from probes.kinds.inputs import finite, plain, same_number
-from probes.kinds.sparse import fit_on, rank_features
+from probes.kinds.inputs import finite, no_gaps, plain, same_number
+from probes.kinds.sparse import NothingDiffers, fit_on, rank_features
 from workbench.errors import DataError
 from workbench.progress import Progress, Silent
 from workbench.provenance import provenance
@@ -162,7 +162,10 @@ def _cross_fit(
         rows, held_out = sparse[train], sparse[test]
         features = Features.of(dense[train])
         for number, target in enumerate(targets):
-            order = rank_features(rows, target[train], max(ks), selection)
+            try:
+                order = rank_features(rows, target[train], max(ks), selection)
+            except NothingDiffers:  # a few on-off latents and permuted labels: the probe is the constant
+                order = np.zeros(0, dtype=np.int64)
             chosen += [order] if number == 0 else []
             for place, k in enumerate(ks):
                 found = fit_on(rows, target[train], order[:k], C)
@@ -196,7 +199,7 @@ def _dataset(
         )
     used = [min(len(order) for order in orders) for orders in chosen]
     always = [len(set.intersection(*(set(o.tolist()) for o in orders))) for orders in chosen]
-    shares = [a / max(len(o) for o in orders) for a, orders in zip(always, chosen, strict=True)]
+    shares = [a / max(1, *(len(o) for o in orders)) for a, orders in zip(always, chosen, strict=True)]
     variables["n_features"] = array(("k",), used, long_name="latents used, fewest of any fold")
     variables["overlap"] = array(("k",), shares, long_name="share of the latents that every fold chose")
     variables["feature"] = array(("rank",), feature, long_name="latent, chosen from all rows, best first")
@@ -235,6 +238,7 @@ def _two(labels: Any, positive: Any) -> tuple[Bool[np.ndarray, " row"], list[Any
     values = np.asarray(labels)
     if values.ndim != 1:
         raise DataError(f"The labels are one per row, not of shape {list(values.shape)}.")
+    no_gaps(values)
     classes = list(np.unique(values).tolist())
     if len(classes) != 2:
         shown = ", ".join(repr(c) for c in classes[:8])

@@ -34,7 +34,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from probes.kinds.inputs import InputError
+from probes.kinds.inputs import InputError, seed_of
 from probes.kinds.pairs import PairProbe, _log_odds
 
 CONSTANT_LOSS = 0.2
@@ -87,7 +87,7 @@ class CcsProbe(PairProbe, BaseEstimator):
             given = f"{self.n_restarts}, {self.n_steps} and {self.learning_rate}"
             raise InputError(f"n_restarts, n_steps and learning_rate must be above 0, but are {given}.")
         halves, truth = self._prepare(X, y)
-        theta, bias, terms = self._search(torch.from_numpy(halves))
+        theta, bias, terms = self._search(halves)
         self.losses_ = terms.sum(0)
         best = int(self.losses_.argmin())
         self.loss_, self.consistency_, self.confidence_ = (
@@ -97,9 +97,11 @@ class CcsProbe(PairProbe, BaseEstimator):
         self.degenerate_ = _degenerate(halves @ self.theta_ + self.bias_, self.loss_)
         return self
 
-    def _search(self, halves: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    @torch.inference_mode(False)  # within it nothing has gradients, whatever is enabled
+    def _search(self, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """[restart, d] weights, [restart] biases, [2, restart] consistency and confidence."""
-        generator = torch.Generator().manual_seed(int(self.random_state))
+        halves = torch.from_numpy(pairs)
+        generator = torch.Generator().manual_seed(seed_of(self.random_state))
         start = torch.randn(self.n_restarts, halves.shape[2], generator=generator, dtype=torch.float64)
         theta = (start / start.norm(dim=1, keepdim=True)).requires_grad_()
         bias = torch.zeros(self.n_restarts, dtype=torch.float64, requires_grad=True)

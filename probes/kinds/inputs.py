@@ -8,6 +8,7 @@ message.
 
 from __future__ import annotations
 
+import operator
 from typing import Any, cast
 
 import numpy as np
@@ -102,6 +103,26 @@ def _count(values: Any) -> int | None:
     if shape is not None:
         return int(shape[0]) if len(shape) else None
     return len(values) if isinstance(values, (list, tuple)) else None
+
+
+def no_gaps(labels: Any, what: str = "labels") -> None:
+    """`InputError` where labels are None or NaN, which would count as a class."""
+    values = np.asarray(labels)
+    if values.dtype.kind not in "fcO":
+        return
+    missing = [i for i, v in enumerate(values.ravel().tolist()) if v is None or v != v]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {values.size} {what} are None or NaN, the first at {missing[0]}: leave those rows out."
+        )
+
+
+def seed_of(random_state: Any) -> int:
+    """A seed as a whole number; `InputError` for None and for generators, of which nothing could be repeated."""
+    try:
+        return operator.index(random_state)
+    except TypeError:
+        raise InputError(f"random_state is a whole number, the seed, not {random_state!r}.") from None
 
 
 def finite(rows: np.ndarray, what: str = "") -> None:

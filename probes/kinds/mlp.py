@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from probes.estimators import Features
-from probes.kinds.inputs import InputError, checked_rows, labelled_rows, plain, same_number
+from probes.kinds.inputs import InputError, checked_rows, labelled_rows, plain, same_number, seed_of
 from probes.kinds.linear import probabilities
 
 
@@ -83,16 +83,19 @@ class MlpProbe(ClassifierMixin, BaseEstimator):
             groups = plain(groups)
             same_number(rows, groups, "groups")
             codes = np.unique([str(g) for g in groups], return_inverse=True)[1]
-        seed = int(self.random_state)
+        seed = seed_of(self.random_state)
         features = Features.of(rows)
         self.mean_, self.std_ = features.mean, features.std
         held = _held_out(index, codes, self.held_out, seed)
-        z = torch.from_numpy((rows - self.mean_) / self.std_)
-        self._train(z, torch.from_numpy(index), torch.from_numpy(held), torch.Generator().manual_seed(seed))
+        self._train((rows - self.mean_) / self.std_, index, held, torch.Generator().manual_seed(seed))
         self.n_held_out_ = int(held.sum())
         return self
 
-    def _train(self, z: Tensor, label: Tensor, held: Tensor, generator: torch.Generator) -> None:
+    @torch.inference_mode(False)  # within it nothing has gradients, whatever is enabled
+    def _train(
+        self, rows: np.ndarray, index: np.ndarray, held_out: np.ndarray, generator: torch.Generator
+    ) -> None:
+        z, label, held = (torch.from_numpy(values) for values in (rows, index, held_out))
         state = _first_weights(z.shape[1], int(self.width), len(self.classes_), generator)
         decayed = [state["hidden.weight"], state["out.weight"]]
         plain_terms = [state["hidden.bias"], state["out.bias"]]

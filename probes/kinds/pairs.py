@@ -18,7 +18,7 @@ from scipy.special import log_expit
 from sklearn.base import ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
-from probes.kinds.inputs import InputError, plain, same_number
+from probes.kinds.inputs import InputError, no_gaps, plain, same_number
 
 
 class PairProbe(ClassifierMixin):
@@ -45,6 +45,7 @@ class PairProbe(ClassifierMixin):
         if y is not None:
             y = plain(y)
             same_number(pairs, y, "labels")
+            no_gaps(y)
             classes, index = np.unique(column_or_1d(y), return_inverse=True)
             if len(classes) != 2:
                 raise InputError(

@@ -30,6 +30,10 @@ PATH_STEPS = 80
 """Steps of the path: eight powers of ten from where the first feature enters."""
 
 
+class NothingDiffers(InputError):
+    """No feature differs between the classes, so that none can be selected."""
+
+
 class SparseProbe(LinearKind):
     """Logistic regression on the k best features.
 
@@ -75,7 +79,7 @@ def rank_features(
     """The up to `k` best features, best first; equal ones in the order of their numbers.
 
     Raises:
-        InputError: k below 1, an unknown selection, or no feature differs.
+        InputError: k below 1 or an unknown selection; `NothingDiffers`, which is one, where no feature differs.
     """
     if k < 1:
         raise InputError(f"k, the number of features, must be at least 1, not {k}.")
@@ -84,7 +88,7 @@ def rank_features(
     gap = np.abs(rows[positive].mean(0, dtype=np.float64) - rows[~positive].mean(0, dtype=np.float64))
     gap[gap <= 1e-12 * np.abs(rows).max(0)] = 0.0  # rounding of features that are the same in every row
     if not gap.any():
-        raise InputError(
+        raise NothingDiffers(
             f"None of {rows.shape[1]} features differs between the classes in the mean: there is nothing to select."
         )
     if selection == "mean_difference":
@@ -99,9 +103,11 @@ def fit_on(
     support: Int64[np.ndarray, " rank"],
     C: float,
 ) -> Weights:
-    """A logistic probe on the features of `support`, as weights over all features."""
+    """A logistic probe on the features of `support` (without any: the constant), as weights over all features."""
     if not C > 0:
         raise InputError(f"C must be above 0, not {C}.")
+    if not len(support):
+        return Weights(np.zeros(rows.shape[1]), float(np.log(positive.sum() / (~positive).sum())))
     chosen = rows[:, support].astype(np.float64)
     found = LogisticProbe(C=C).weights(Features.of(chosen), positive)
     coef = np.zeros(rows.shape[1])

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
+from probes.kinds.inputs import plain
 from workbench.activations import Activations
 from workbench.errors import DataError
 from workbench.store.reader import Store
@@ -78,8 +79,9 @@ class Bags:
 
     @classmethod
     def of(cls, arrays: Sequence[Any], known: Sequence[Any] | None = None) -> Bags:
-        """Bags from one [token, d] array each, and one [token] mask each (by default all are assumed positive)."""
-        rows = [np.asarray(a) for a in arrays]
+        """Bags from one [token, d] array or tensor each, and one [token] mask each (by default all are assumed
+        positive)."""
+        rows = [np.asarray(plain(a)) for a in arrays]
         widths = {a.shape[1:] for a in rows}
         if len(widths) != 1 or any(a.ndim != 2 for a in rows):
             raise DataError(
@@ -112,9 +114,24 @@ class Bags:
         return np.repeat(np.arange(len(self)), self.sizes)
 
     def select(self, bags: Any) -> Bags:
-        """The bags with these numbers, or where a mask is true."""
-        chosen = np.asarray(bags)
-        chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
+        """The bags with these numbers (negative ones count from the end), or where a mask is true.
+
+        Raises:
+            DataError: a number that no bag has, a mask of another length, or none at all.
+        """
+        chosen, n = np.asarray(plain(bags)), len(self)
+        if chosen.dtype == bool:
+            if chosen.shape != (n,):
+                raise DataError(
+                    f"A mask of shape {list(chosen.shape)} for {n} bags: give one value for each."
+                )
+            chosen = np.flatnonzero(chosen)
+        elif chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
+            raise DataError(f"Bags are chosen by a list of their numbers or by a mask, not by {bags!r}.")
+        chosen = chosen.astype(np.int64)
+        if (bad := chosen[(chosen < -n) | (chosen >= n)]).size:
+            raise DataError(f"There is no bag {bad[0]}: the {n} bags have the numbers 0 to {n - 1}.")
+        chosen = chosen % n
         starts = self.offsets
         parts = [np.arange(starts[i], starts[i + 1]) for i in chosen]
         rows = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)

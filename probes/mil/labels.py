@@ -36,6 +36,7 @@ def encode(
         array([0, 1, 0])
     """
     values = list(labels.tolist() if hasattr(labels, "tolist") else labels)
+    values = [v.item() if hasattr(v, "item") and not getattr(v, "ndim", 0) else v for v in values]
     if n is not None and len(values) != n:
         raise DataError(f"{len(values)} labels for {n} {of}: give one for each.")
     if any(isinstance(v, (list, tuple, dict)) for v in values):

@@ -38,6 +38,7 @@ from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_limits
 
 from probes.folds import assign_folds
+from probes.kinds.inputs import plain
 from probes.mil.bags import Bags
 from probes.mil.labels import encode, group_codes
 from probes.mil.svm import Separator, separate
@@ -156,6 +157,10 @@ class SawmilProbe(ClassifierMixin, BaseEstimator):
             raise DataError(f"Penalties (C) are above 0, not {self.penalties}.")
         if self.eta is not None and not 0 <= self.eta <= 1:
             raise DataError(f"eta is a share of instances, 0 to 1, not {self.eta}.")
+        if fold is not None and np.shape(fold) != (len(bags),):
+            raise DataError(
+                f"Inner folds of shape {list(np.shape(fold))} for {len(bags)} bags: give one for each."
+            )
         self.classes_, codes = encode(y, n=len(bags), of="bags")
         if len(self.classes_) != 2:
             raise DataError(
@@ -235,8 +240,11 @@ class SawmilProbe(ClassifierMixin, BaseEstimator):
         return np.array(self.classes_)[(self.decision_function(bags) > 0).astype(int)]
 
     def score(self, X: Bags, y: Any, sample_weight: Any = None) -> float:
-        """Share of bags whose predicted class is right."""
-        hit = self.predict(X) == np.asarray(y)
+        """Share of bags whose predicted class is right; `DataError` where there is not one label for each."""
+        labels = np.asarray(plain(y))
+        if labels.shape != (len(X),):
+            raise DataError(f"Labels of shape {list(labels.shape)} for {len(X)} bags: give one for each.")
+        hit = self.predict(X) == labels
         return float(np.average(hit, weights=sample_weight))
 
 

@@ -70,7 +70,7 @@ def helix_patch(
     model: LanguageModel,
     task: NumberTask,
     *,
-    periods: Sequence[float | int] | int = PERIODS,
+    periods: Sequence[float | int] | int | np.integer = PERIODS,
     candidates: Sequence[float | int] = CANDIDATES,
     layers: Sequence[int] | None = None,
     n_pairs: int = 200,
@@ -116,7 +116,7 @@ def helix_patch(
     progress, started = progress or Silent(), time.perf_counter()
     if n_permutations < 1 or n_bootstrap < 1 or n_pairs < 1 or batch_size < 1:
         raise DataError("n_pairs, n_permutations, n_bootstrap and batch_size must each be 1 or more.")
-    check_periods(candidates if isinstance(periods, int) else periods)
+    check_periods(candidates if isinstance(periods, (int, np.integer)) else periods)
     wanted = list(range(model.n_layers)) if layers is None else list(layers)
     number_position(model, task)  # numbers of several tokens are refused before anything is run
     pairs = draw_pairs(model, task, n_pairs, seed, batch_size)
@@ -139,7 +139,7 @@ def helix_patch(
         "operand": task.operand,
         "position": acts.position,
         "template": task.template,
-        "chosen_periods": isinstance(periods, int),
+        "chosen_periods": isinstance(periods, (int, np.integer)),
         "control": f"helix of permuted numbers, mean of {n_permutations} permutations",
     }
     where = provenance(
@@ -169,7 +169,7 @@ def _fit(
     layer: int,
     pairs: NumberPairs,
     true: Float64[np.ndarray, "pair d"],
-    periods: Sequence[float | int] | int,
+    periods: Sequence[float | int] | int | np.integer,
     candidates: Sequence[float | int],
     n_folds: int,
     n_permutations: int,
@@ -187,8 +187,8 @@ def _fit(
     for f in range(n_folds):
         train, here = fold != f, of_pair == f
         values, means = number_means(rows[train], numbers[train])
-        if isinstance(periods, int):
-            chosen = greedy(means, values, candidates, periods, number_folds(values, 4, seed))[0]
+        if isinstance(periods, (int, np.integer)):
+            chosen = greedy(means, values, candidates, int(periods), number_folds(values, 4, seed))[0]
         else:
             chosen = tuple(float(T) for T in periods)
         basis = helix(chosen, low, high)

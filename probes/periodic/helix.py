@@ -105,8 +105,9 @@ class BasisProbe(RegressorMixin, BaseEstimator):
 
         The variance is that about the mean of the rows given here, as scikit-learn has it.
         """
+        check_is_fitted(self)
         numbers = whole_numbers(X)
-        rows = activation_rows(y, numbers)
+        rows = self._checked(activation_rows(y, numbers))
         weight = np.ones(len(rows)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
         total = float(weight @ ((rows - np.average(rows, axis=0, weights=weight)) ** 2).sum(1))
         if total == 0:
@@ -114,12 +115,12 @@ class BasisProbe(RegressorMixin, BaseEstimator):
         return 1 - float(weight @ ((rows - self.predict(numbers)) ** 2).sum(1)) / total
 
     def _checked(self, activations: Any) -> Float64[np.ndarray, "row d"]:
-        rows = np.asarray(activations, dtype=np.float64)
-        if rows.ndim != 2 or rows.shape[1] != self.coef_.shape[1]:
+        shape = np.shape(activations)
+        if len(shape) != 2 or shape[1] != self.coef_.shape[1]:
             raise DataError(
-                f"Activations of shape {rows.shape} do not fit: this probe reads [row, {self.coef_.shape[1]}]."
+                f"Activations of shape {tuple(shape)} do not fit: this probe reads [row, {self.coef_.shape[1]}]."
             )
-        return rows
+        return activation_rows(activations, np.zeros(shape[0], dtype=np.int64))
 
 
 class HelixProbe(BasisProbe):

@@ -1,7 +1,7 @@
 """Prompts about numbers: a template with two numbers in it, and the token at which one of them stands.
 
-A helix can only be fitted where a number is one token. `NumberTask` finds that token: it is the one position at
-which the prompts of two numbers differ. Where they differ in length or at several positions the number is written
+A helix can only be fitted where a number is one token. `number_position` finds that token: it is the one position at
+which the prompts of all numbers differ. Where they differ in length or at several positions a number is written
 in several tokens, and the error says so.
 """
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from probes.periodic.basis import whole_numbers
 from workbench.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,12 +28,16 @@ class NumberTask:
 
     Attributes:
         template: text with `{a}` and `{b}`.
-        numbers: values of the number that is probed and replaced.
+        numbers: values of the number that is probed and replaced; a range stays one, all else becomes a tuple.
         others: values of the other number.
         operand: which of the two stands at the token that is probed.
         operation: what the answer is, of a and b.
         answer: text with `{c}` for the result; one token.
         modulus: the answer is taken modulo this, where given.
+
+    Raises:
+        DataError: a template or answer without its marks or with others, numbers that are not whole, fewer than two
+            different ones, no others, an operand or operation that is none of those, or a modulus below 1.
 
     Example:
         >>> task = NumberTask("{a} + {b} =", range(100), range(100))
@@ -41,8 +46,8 @@ class NumberTask:
     """
 
     template: str
-    numbers: Sequence[int]
-    others: Sequence[int]
+    numbers: Sequence[int] | np.ndarray
+    others: Sequence[int] | np.ndarray
     operand: Literal["a", "b"] = "a"
     operation: Literal["+", "-", "*"] = "+"
     answer: str = " {c}"
@@ -56,6 +61,28 @@ class NumberTask:
                 )
         if "{c}" not in self.answer:
             raise DataError(f"The answer {self.answer!r} has no {{c}}, where the result goes.")
+        for name, text, marks in (("template", self.template, "ab"), ("answer", self.answer, "c")):
+            try:
+                text.format(**dict.fromkeys(marks, 0))
+            except (LookupError, ValueError) as error:
+                said = " and ".join(f"{{{mark}}}" for mark in marks)
+                raise DataError(
+                    f"The {name} {text!r} has other braces than {said} ({error!r}): write {{{{ and }}}} for braces "
+                    "that belong to the text."
+                ) from error
+        if self.operand not in ("a", "b") or self.operation not in ("+", "-", "*"):
+            raise DataError(
+                f"The operand is 'a' or 'b' and the operation '+', '-' or '*', not {self.operand!r} and "
+                f"{self.operation!r}."
+            )
+        if self.modulus is not None and self.modulus < 1:
+            raise DataError(f"The modulus is 1 or more, or None for none, not {self.modulus}.")
+        for name in ("numbers", "others"):
+            given = getattr(self, name)
+            if not isinstance(given, range) and len(
+                given
+            ):  # those of numpy as Python's: JSON knows no others
+                object.__setattr__(self, name, tuple(whole_numbers(given).tolist()))
         if len(set(self.numbers)) < 2 or not len(self.others):
             raise DataError("A task needs two or more different numbers, and at least one other number.")
 
@@ -104,18 +131,26 @@ def number_position(model: LanguageModel, task: NumberTask) -> int:
     """The position of the probed number's token.
 
     Raises:
-        DataError: it is written in more than one token.
+        DataError: it is written in more than one token, or two numbers in the same one.
     """
-    first, second = sorted(set(task.numbers))[0], sorted(set(task.numbers))[-1]
-    other = task.others[0]
-    pair = ids_of(model, task, [first, second], [other, other])
-    differs = np.flatnonzero(pair[0] != pair[1])
+    numbers, other = sorted(set(task.numbers)), task.others[0]
+    ids = ids_of(model, task, numbers, [other] * len(numbers))
+    # Those of all numbers: 10 and 20 differ at one token where digits are tokens, and 10, 15 and 20 do not.
+    differs = np.flatnonzero((ids != ids[0]).any(0))
     if len(differs) != 1:
         raise DataError(
-            f"{task.prompt(first, other)!r} and {task.prompt(second, other)!r} differ at {len(differs)} tokens for "
-            f"{model.name}, expected one: the number must be one token, and stand once in the template."
+            f"{task.prompt(numbers[0], other)!r} and those of the other numbers up to {numbers[-1]} differ at "
+            f"{len(differs)} tokens for {model.name}, expected one: the number must be one token, and stand once "
+            "in the template."
         )
-    return int(differs[0])
+    position = int(differs[0])
+    _, first = np.unique(ids[:, position], return_index=True)
+    if len(first) < len(numbers):
+        same = next(i for i in range(len(numbers)) if i not in first)
+        raise DataError(
+            f"{model.name} writes {numbers[same]} with the token of another of the numbers: leave one of them out."
+        )
+    return position
 
 
 @dataclass(frozen=True, eq=False)

@@ -83,7 +83,8 @@ def choose_periods(
         seed: of folds and permutations.
 
     Raises:
-        DataError: input as in `helix_sweep`, fewer candidates than periods, or too few numbers for the inner folds.
+        DataError: input as in `helix_sweep`, fewer candidates than periods, too few numbers for the inner folds, or no
+            permutations (a p-value needs one or more).
 
     Example:
         >>> choose_periods(embeddings, range(100), n_periods=2).periods
@@ -95,6 +96,8 @@ def choose_periods(
     check_periods(found)
     if not 1 <= n_periods <= len(found):
         raise DataError(f"n_periods is {n_periods} of {len(found)} candidates: give 1 to {len(found)}.")
+    if n_null < 1:
+        raise DataError(f"n_null is {n_null}: a choice among many needs its null, give 1 or more.")
     folds = number_folds(values, n_folds, seed)
     inner = [number_folds(values[folds != f], n_inner, seed + 1 + f) for f in range(n_folds)]
     fewest = min(int((part != f).sum()) for part in inner for f in range(n_inner))
@@ -151,7 +154,14 @@ def greedy(
         candidates: periods, checked.
         n_periods: how many to add.
         fold: [number] fold of each.
+
+    Raises:
+        DataError: fewer candidates than periods.
     """
+    if n_periods > len(candidates):
+        raise DataError(
+            f"{n_periods} periods cannot be chosen from {len(candidates)} candidates: give more, or choose fewer."
+        )
     angle = 2 * np.pi * numbers[:, None] / np.asarray(candidates)
     waves = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
     line = np.stack([numbers / max(1, np.abs(numbers).max()), np.ones(len(numbers))], axis=1)

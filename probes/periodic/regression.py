@@ -91,7 +91,8 @@ def regression_probe(
         given.
 
     Raises:
-        DataError: shapes that do not match, NaN, a constant target, fewer groups than two, no shuffles or resamples.
+        DataError: shapes that do not match, NaN, a constant target, fewer groups than two, no shuffles or resamples,
+            no penalties or one that is not above 0.
 
     Example:
         >>> regression_probe({0: acts}, {"c_2": sums[:, 2]}).data["r2"].sel(layer=0, target="c_2")
@@ -102,6 +103,9 @@ def regression_probe(
             f"n_shuffles and n_bootstrap must be at least 1 (without them a score says little), not {n_shuffles} and "
             f"{n_bootstrap}."
         )
+    alphas = np.asarray(penalties, dtype=np.float64)
+    if alphas.ndim != 1 or not len(alphas) or not (np.isfinite(alphas).all() and alphas.min() > 0):
+        raise DataError(f"The penalties to choose from are one or more numbers above 0, not {penalties!r}.")
     rows = _checked(activations)
     layers = list(rows)
     n, n_positions, _ = rows[layers[0]].shape
@@ -287,7 +291,11 @@ def _fit(
     held = np.unique(unit[out], return_inverse=True)[1]
     n_units = int(held.max()) + 1
     counts = rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=n_bootstrap)[:, held]
-    low, high = np.quantile(1 - (counts @ error[:, 0]) / (counts @ total), [0.025, 0.975], axis=0)
+    spread = counts @ total
+    drawn = 1 - (counts @ error[:, 0]) / np.where(
+        spread > 0, spread, np.nan
+    )  # draws without any spread have no R²
+    low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
     penalty = np.ravel(np.asarray(model.alpha_, dtype=np.float64))[:n_targets] / len(train)
     return _Scores(r2[0], low, high, np.abs(test - said[:, 0]).mean(0), r2[1:], penalty)
 

@@ -36,23 +36,29 @@ if TYPE_CHECKING:
     from workbench.results import Result
 
 
-def running_sums(
-    a: Int64[np.ndarray, "problem digit"], b: Int64[np.ndarray, "problem_b digit_b"]
-) -> Int64[np.ndarray, "problem column"]:
+def running_sums(a: Any, b: Any) -> Int64[np.ndarray, "problem column"]:
     """ĉ_k of every column of a product of digits, least significant first; the last column is the last carry.
 
+    Args:
+        a, b: [problem, digit] whole numbers 0 to 9 of either factor, arrays or lists.
+
     Raises:
-        DataError: entries that are not digits, or different numbers of problems.
+        DataError: entries that are not digits, tables that are not [problem, digit], or different numbers of problems.
 
     Example:
         >>> running_sums(np.array([[8, 9]]), np.array([[1, 5]])).tolist()      # 98 * 51 = 4998
         [[8, 49, 49, 4]]
     """
+    a, b = np.asarray(a), np.asarray(b)
+    for name, digits in (("a", a), ("b", b)):
+        if digits.ndim != 2:
+            raise DataError(
+                f"{name} has shape {digits.shape}: give [problem, digit], least significant first."
+            )
+        if digits.size == 0 or digits.dtype.kind not in "iu" or digits.min() < 0 or digits.max() > 9:
+            raise DataError(f"{name} has entries that are no digits 0 to 9 (whole numbers).")
     if len(a) != len(b):
         raise DataError(f"{len(a)} first factors and {len(b)} second ones: give as many of each.")
-    for name, digits in (("a", a), ("b", b)):
-        if digits.size == 0 or digits.min() < 0 or digits.max() > 9:
-            raise DataError(f"{name} has entries that are no digits 0 to 9.")
     n_columns = a.shape[1] + b.shape[1]
     found = np.zeros((len(a), n_columns), dtype=np.int64)
     for k in range(n_columns):
@@ -83,7 +89,7 @@ def running_sum_probe(
         options: for `regression_probe`.
 
     Returns:
-        As `regression_probe`. Targets `c_0` … `c_5`, `carry_0` … `carry_4` (the last is c_5), and with written steps
+        As `regression_probe`. Targets `c_0` … `c_5`, `carry_0` … `carry_3` (carry_4 is c_5), and with written steps
         `product` and `next`. Groups are unordered pairs of factors. `visible` is the text so far: the digits as
         indicators, written numbers by value and by their last digit.
 

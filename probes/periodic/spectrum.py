@@ -194,7 +194,7 @@ def digit_fit(table: Any, *, n_permutations: int = 200, seed: int = 0) -> dict[s
         residual, total = ((values - hat @ values) ** 2).sum(0), ((values - values.mean(0)) ** 2).sum(0)
         if total.sum() <= 1e-20 * (values**2).sum():
             raise DataError("The table is constant over the digits: there is no variance to explain.")
-        varied = total > 0
+        varied = total > 1e-20 * (values**2).sum(0)  # what is the same for all digits has rounding left
         return float(1 - residual.sum() / total.sum()), float(np.median(1 - residual[varied] / total[varied]))
 
     rng = np.random.default_rng(seed)

@@ -76,7 +76,7 @@ def helix_sweep(
         numbers: [row] whole numbers, that at whose token each row was read. A number may stand in several rows.
         periods: of `helix` and `circle`; small sizes leave out the shortest.
         sizes: columns that a basis may have, each 3 or more.
-        candidates: periods that `chosen` chooses from.
+        candidates: periods that `chosen` chooses from, one or more; with few of them it stays below its size.
         n_splits: random splits of the numbers.
         held_out: share of the different numbers that is held out in each.
         seed: of splits, permutations and random directions. The same splits are used for everything.
@@ -101,10 +101,12 @@ def helix_sweep(
     layers, stacked = _stacked(rows, a)
     fixed = _fixed_bases(periods, sizes, int(a.min()), int(a.max()))
     check_periods(candidates)
+    if not len(candidates):
+        raise DataError("There are no candidates to choose periods from: give one or more.")
     splits = random_splits(a, n_splits, held_out, seed)
     shape = (n_splits, len(layers), len(BASES), len(sizes))
     r2, null = np.full(shape, np.nan), np.full(shape, np.nan)
-    n_chosen = (max(sizes) - 1) // 2
+    n_chosen = min((max(sizes) - 1) // 2, len(candidates))
     chosen = np.full((len(layers), n_splits, n_chosen), np.nan)
     for i, out in enumerate(splits):
         data = _Split(a, stacked, out)
@@ -134,7 +136,7 @@ def helix_sweep(
     found = _dataset(layers, sizes, r2, null, chosen)
     found["between"] = array(("layer",), _between(stacked, a), long_name="share of variance between numbers")
     found["n_columns"] = array(
-        ("basis", "k"), _columns(fixed, sizes), long_name="columns beside the constant"
+        ("basis", "k"), _columns(fixed, sizes, len(candidates)), long_name="columns beside the constant"
     )
     found.attrs = {
         "n": len(a),
@@ -213,10 +215,10 @@ def helix_of_size_in_order(periods: Sequence[float | int], k: int, low: int, hig
     return helix(kept, low, high)
 
 
-def _columns(fixed: dict[int, dict[str, Basis]], sizes: Sequence[int]) -> np.ndarray:
-    """[basis, k]; a chosen helix has room for (k − 1) / 2 periods of two columns."""
+def _columns(fixed: dict[int, dict[str, Basis]], sizes: Sequence[int], n_candidates: int) -> np.ndarray:
+    """[basis, k]; a chosen helix has room for (k − 1) / 2 periods of two columns, if there are as many."""
     rows = {name: [fixed[k][name].n_columns for k in sizes] for name in ("helix", "circle", "polynomial")}
-    rows["chosen"] = [2 * ((k - 1) // 2) + 1 for k in sizes]
+    rows["chosen"] = [2 * min((k - 1) // 2, n_candidates) + 1 for k in sizes]
     rows["pca"] = list(sizes)
     return np.array([rows[name] for name in BASES])
 
