@@ -5,6 +5,9 @@ Two stores of the shell hold it. A form writes `SUBMITTED`, its last job: `{"pag
 entry `{"job": "job-3", "search": "?run=…", "done": false}`, and takes a newer `SUBMITTED` over an older entry at
 every look, so that it does not matter which of two answers the browser gets first. Both are empty after a
 reload; then a page takes up the newest unfinished job of its kind, once.
+
+A tab may outlive the server: jobs are numbered from 1 again, so what the tab waits for is first put through `current`,
+which forgets entries of an earlier start.
 """
 
 from __future__ import annotations
@@ -33,6 +36,20 @@ def run_of(search: str | None) -> str | None:
 def submit(state: AppState, spec: Spec, page: str, search: str | None = "") -> Entry:
     """Queue a spec that `page` waits for: the value of `SUBMITTED`."""
     return {"page": page, "job": state.submit(spec).id, "search": search or ""}
+
+
+def current(state: AppState, following: dict[str, Entry] | None) -> dict[str, Entry]:
+    """What this tab waits for, without entries of an earlier start of the server: of jobs that are not here, or that
+    are other jobs by the same number. One such entry, and none is of this start."""
+    known = following or {}
+    return {} if any(_earlier(state, one) for one in known.values()) else known
+
+
+def _earlier(state: AppState, one: Entry) -> bool:
+    if not one["job"]:
+        return False
+    job = state.job(one["job"])
+    return job is None or (one["done"] and (not job.over or job.run_id != one.get("run", job.run_id)))
 
 
 def entry(page: str, following: dict[str, Entry] | None, submitted: Entry | None) -> Entry | None:

@@ -200,7 +200,8 @@ def register(app: dash.Dash, state: AppState) -> None:
             fresh = True
         else:
             fresh = False
-        mine = following.entry((pathname or "").strip("/"), known, submitted)
+        waiting = following.current(state, known)
+        mine = following.entry((pathname or "").strip("/"), waiting, submitted)
         shown = mine["job"] if mine is not None and following.appears(mine, search) else ""
         notify.show(*news(jobs, seen, shown))
         by_id = {job.id: job for job in jobs}

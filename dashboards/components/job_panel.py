@@ -61,10 +61,12 @@ def register(app: dash.Dash, state: AppState, kinds: dict[str, str]) -> None:
     def watch(_ticks, submitted, panels, known, search):
         if not panels:
             return [], [], [], no_update, no_update
-        page = panels[0]["page"]
+        page, before = panels[0]["page"], known
+        known = following.current(state, known)
         mine = following.entry(page, known, submitted)
         job, mine, there = following.step(state, kinds[page], mine, search)
-        now = no_update if (known or {}).get(page) == mine else {**(known or {}), page: mine}
+        known = {**known, page: mine}
+        now = no_update if known == before else known
         if job is None:
             return [HIDDEN], [no_update], [no_update], now, there or no_update
         return [{}], [describe(job)], [percent(job)], now, no_update
@@ -76,6 +78,6 @@ def register(app: dash.Dash, state: AppState, kinds: dict[str, str]) -> None:
         prevent_initial_call=True,
     )
     def cancel(_clicks, known, submitted):
-        mine = following.entry(clicked("page") or "", known, submitted)
+        mine = following.entry(clicked("page") or "", following.current(state, known), submitted)
         if mine is not None and (job := state.job(mine["job"])) is not None:
             state.worker.cancel(job.id)

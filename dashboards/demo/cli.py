@@ -49,7 +49,7 @@ def demo(
         loaded = model_spec.load()
         progress.advance()
         seconds["model"] = time.perf_counter() - started
-        for stage in stages(model_spec, seed):
+        for stage in stages(model_spec, loaded.n_layers, seed):
             started = time.perf_counter()
             done.append((stage, run_spec(stage.spec, runs=runs, model=loaded, progress=progress)))
             seconds[stage.name] = time.perf_counter() - started

@@ -24,8 +24,8 @@ class Stage:
     spec: Spec
 
 
-def stages(model: ModelSpec, seed: int = 0) -> list[Stage]:
-    """Lens, probes, patching and steering on one model."""
+def stages(model: ModelSpec, n_layers: int = 30, seed: int = 0) -> list[Stage]:
+    """Lens, probes, patching and steering on one model of so many layers; steered is just behind its middle."""
     return [
         Stage(
             "lens",
@@ -77,7 +77,7 @@ def stages(model: ModelSpec, seed: int = 0) -> list[Stage]:
             SteerSpec(
                 model=model,
                 seed=seed,
-                site="blocks.16.hook_resid_post",
+                site=f"blocks.{16 * n_layers // 30}.hook_resid_post",
                 strengths=[-40, -20, -10, 10, 20, 40],
             ),
         ),

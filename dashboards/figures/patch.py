@@ -65,6 +65,8 @@ def made(result: Result, data: Any, look: Look) -> dict[str, go.Figure]:
     """Figures of data with `mean_effect` [layer, ...] and what goes with it."""
     drawn, cut = _drawn(data)
     cells = of(drawn, look)
+    if cut and (stronger := _left_out(of(data, look), cells)):
+        cut += f" Stronger, but not among them: {stronger}."
 
     def under(notes):
         more = [note for note in (*notes, *look.facts, cut, _tokens_note(data), alignment_note(data)) if note]
@@ -277,6 +279,14 @@ def alignment_note(data: Any) -> str:
     """How positions correspond, where the prompts differ in length."""
     parts = [str(data.attrs[name]) for name in ("alignment", "left_out") if name in data.attrs]
     return f"Alignment: {'; '.join(parts)}." if parts else ""
+
+
+def _left_out(whole: Grid, drawn: Grid) -> str:
+    """The strongest cell of all where it is not drawn; else an empty text."""
+    at = whole.strongest()
+    if at is None or signed.largest(whole.values) <= signed.largest(drawn.values):
+        return ""
+    return signed.found(whole, at)
 
 
 def _drawn(data: Any) -> tuple[Any, str]:

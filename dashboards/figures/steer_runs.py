@@ -183,15 +183,16 @@ def bleu_figure(result: Result) -> go.Figure:
     figure, found = go.Figure(), _bleu(result)
     texts = [safe(str(t)) for t in result.data["text"].values]
     spread = np.random.default_rng(0).uniform(-0.15, 0.15, len(texts))
-    for i, values in enumerate(found.values()):
+    for i, (name, values) in enumerate(found.items()):
         colour = theme.SERIES[0 if i == 0 else 1]
         figure.add_scatter(
-            x=f32(i + spread), y=f32(values), mode="markers", showlegend=False, hovertext=texts,
+            x=f32(i + spread), y=f32(values), mode="markers", showlegend=False, name=WRITTEN[name], text=texts,
             marker={"color": theme.rgba(colour, 0.5), "size": 7, "symbol": theme.SYMBOLS[min(i, 1)]},
-            hovertemplate="%{hovertext}<br>BLEU %{y:.1f}<extra></extra>",
+            hovertemplate="%{text}<br>BLEU %{y:.1f}<extra></extra>",
         )  # fmt: skip
         figure.add_scatter(
             x=f32([i - 0.3, i + 0.3]), y=f32([np.nanmean(values)] * 2), mode="lines", showlegend=False,
+            name=f"{WRITTEN[name]}, mean",
             line={"color": colour, "width": 3}, hovertemplate="mean BLEU %{y:.1f}<extra></extra>",
         )  # fmt: skip
     under = _z_under(result, "Points: sentences; lines: means. Sentence BLEU-4 of token ids, smoothed.")

@@ -51,11 +51,12 @@ def tables(figure: go.Figure) -> list[Table]:
             found.append(_points(trace, figure))
         elif isinstance(trace, go.Scatter) or (isinstance(trace, go.Bar) and trace.orientation == "h"):
             across = _is_across(trace)
-            lines.setdefault("y" if across else "x", []).append(_line(trace, across))
+            lines.setdefault("y" if across else "x", []).extend(_pieces(_line(trace, across)))
         else:
             found.append(Table(f"{trace.name or trace.type}: no table for this type of plot", (), ()))
     for axis, group in lines.items():
-        found.append(_lines(group, _title(figure, axis) or ("cell" if axis == "y" else "x")))
+        title = _title(figure, axis) or ("cell" if axis == "y" else "x")
+        found.append(_lines(group, title, _tick_names(figure, axis)))
     return found
 
 
@@ -100,7 +101,32 @@ def _line(trace: Any, across: bool) -> _Line:
     return _Line(_plain(trace.name or ""), _list(at), said)
 
 
-def _lines(lines: list[_Line], title: str) -> Table:
+def _pieces(line: _Line) -> list[_Line]:
+    """A trace of several lines, with a gap (NaN) after each, as so many lines."""
+    gaps = [i for i, x in enumerate(line.coordinates) if isinstance(x, float) and np.isnan(x)]
+    if not gaps:
+        return [line]
+    ends = [*gaps, len(line.coordinates)]
+    starts = [0, *(i + 1 for i in gaps)]
+    parts = [slice(a, b) for a, b in zip(starts, ends, strict=True) if b > a]
+    return [
+        _Line(f"{line.name} ({i})" if len(parts) > 1 else line.name, line.coordinates[at], line.said[at])
+        for i, at in enumerate(parts, 1)
+    ]
+
+
+def _tick_names(figure: go.Figure, axis: str) -> dict[float, str]:
+    """Names that the axes of one direction give to numbers, such as sites to their places."""
+    axes: Any = figure.select_xaxes() if axis == "x" else figure.select_yaxes()
+    named = [one for one in axes if one.tickvals is not None and one.ticktext is not None]
+    return {
+        float(np.float32(value)): _plain(text)
+        for one in named
+        for value, text in zip(one.tickvals, one.ticktext, strict=False)
+    }
+
+
+def _lines(lines: list[_Line], title: str, ticks: dict[float, str]) -> Table:
     coordinates: list[Any] = list(dict.fromkeys(x for line in lines for x in line.coordinates))
     if not any(isinstance(x, str) for x in coordinates):
         coordinates.sort()
@@ -110,7 +136,7 @@ def _lines(lines: list[_Line], title: str) -> Table:
         columns.append([at.get(x, "–") for x in coordinates])
     names = tuple(line.name for line in lines)
     rows = tuple(
-        (_plain(x) if isinstance(x, str) else f"{x:g}", *(column[i] for column in columns))
+        (_plain(x) if isinstance(x, str) else ticks.get(x, f"{x:g}"), *(column[i] for column in columns))
         for i, x in enumerate(coordinates)
     )
     return Table(f"{', '.join(names)} by {title}", (title, *names), rows)

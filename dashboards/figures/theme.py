@@ -160,7 +160,9 @@ def number(value: float, digits: int = 3) -> str:
         return "–"
     if abs(value) >= 1000 or (float(value).is_integer() and abs(value) >= 100):
         return f"{value:,.0f}"
-    return f"{value:.{digits}g}".replace("-", "−")
+    text = f"{value:.{digits}g}"
+    # More digits before the point than were asked for: `1.5e+02` is 150.
+    return (f"{value:,.0f}" if "e+" in text else text).replace("-", "−")
 
 
 def safe(text: str) -> str:

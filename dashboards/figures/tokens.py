@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -170,16 +171,15 @@ def _hover(
     if rms is not None:
         says.append(f"control %{{customdata[{len(numbers)}]:.4f}} (root mean square)")
         numbers.append(rms)
-    said = np.full(data["token"].shape, "", dtype=object)
-    for prompt, position in np.ndindex(*said.shape):
-        if position >= int(data["length"][prompt]):
-            continue
-        token = repr(str(data["token"].values[prompt, position]))
-        text = f"prompt {prompt}, position {position}: {token}"
-        if not data["moved"].values[prompt, position]:
+    tokens, moved = data["token"].values, data["moved"].values
+    others = data["baseline_token"].values if "baseline_token" in data else None
+    said = np.full(tokens.shape, "", dtype=object)
+    for prompt, position in _drawn(lines):
+        text = f"prompt {prompt}, position {position}: {str(tokens[prompt, position])!r}"
+        if not moved[prompt, position]:
             text += ", the same in the baseline"
-        elif "baseline_token" in data:
-            text += f", baseline {str(data['baseline_token'].values[prompt, position])!r}"
+        elif others is not None:
+            text += f", baseline {str(others[prompt, position])!r}"
         said[prompt, position] = safe(text)
     template = f"<b>%{{hovertext}}</b><br>{'<br>'.join(says)}<extra></extra>"
     stacked = f32(np.stack(numbers, axis=-1))
@@ -188,8 +188,16 @@ def _hover(
 
 def _names(data: Any, lines: list[Line], columns: int) -> np.ndarray:
     """[line, column] tokens as they can be seen."""
-    tokens = [grid.visible(str(token)) for token in data["token"].values.ravel()]
-    return _laid_out(np.array(tokens, dtype=object).reshape(data["token"].shape), lines, columns, "")
+    tokens = data["token"].values
+    names = np.full(tokens.shape, "", dtype=object)
+    for at in _drawn(lines):
+        names[at] = grid.visible(str(tokens[at]))
+    return _laid_out(names, lines, columns, "")
+
+
+def _drawn(lines: list[Line]) -> Iterator[tuple[int, int]]:
+    """Prompt and position of each token that is drawn: of thousands of prompts only those need words."""
+    return ((line.prompt, position) for line in lines for position in range(line.start, line.stop))
 
 
 def _texts(

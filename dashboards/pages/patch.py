@@ -49,6 +49,8 @@ SITES = {
     "pattern": "pattern: attention of heads",
     "neurons": "neurons: groups of 128",
 }
+COLUMNS = ("position", "head", "group", "span")
+"""What the columns of a grid may be, the first of which is named with its token."""
 DIRECTIONS = [
     {"value": "denoising", "label": "denoising: clean → corrupt"},
     {"value": "noising", "label": "noising: corrupt → clean"},
@@ -191,7 +193,9 @@ def form_values(spec: Spec) -> list[Any]:
 def strongest_sentence(result: Result) -> str:
     """Where the largest effect is, beside its control."""
     strongest = result.summary["strongest"]
-    column = next(name for name in ("position", "head", "group") if name in strongest)
+    if strongest is None:
+        return str(result.summary.get("note", "No cell has an effect in every pair."))
+    column = next(name for name in COLUMNS if name in strongest)
     where = f"{column} {strongest[column]}" + (f" {strongest['token']!r}" if "token" in strongest else "")
     effect = number(strongest["effect"])
     interval = ""
@@ -261,10 +265,12 @@ def register(app: dash.Dash, state: AppState) -> None:
     )
     def paint(_ticks, known, submitted, query, before):
         """The cells that the followed sweep has, while it runs."""
-        mine = following.entry(PAGE, known, submitted)
+        mine = following.entry(PAGE, following.current(state, known), submitted)
         job = state.job(mine["job"]) if mine is not None and not mine["done"] else None
         if job is None or (seen := job.preview) is None:
             return None if before else no_update
+        if query is None:  # the page has just been made: the next tick knows its colours
+            return no_update
         words = f"So far: {seen.title}."
         return forms.card(graphs.graph(PAGE, "preview", preview(seen), words, query["scheme"]))
 

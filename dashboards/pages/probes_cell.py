@@ -225,7 +225,8 @@ def clicked(click: dict[str, Any] | None, result: Result) -> tuple[str, str | No
         return None
     point = click["points"][0]
     trace: Any = figures(result)["auc"].data[point["curveNumber"]]
-    layer = point["x"] if isinstance(point["x"], str) else str(int(point["x"]))
+    # Of one layer alone the lines stand side by side, a little off their layer.
+    layer = point["x"] if isinstance(point["x"], str) else str(round(point["x"]))
     return layer, (trace.meta or {}).get("label")
 
 

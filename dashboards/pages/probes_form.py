@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, get_args
 
 import dash_mantine_components as dmc
@@ -140,6 +141,7 @@ def inputs(state: AppState) -> list[Any]:
             id=name["limit"],
             label="Examples",
             value=160,
+            placeholder="all",
             min=10,
             step=20,
             w=100,
@@ -237,21 +239,26 @@ def fields(
         "label_sets": sets | {rule: rule for rule in also},
         "filter": _filter(where or []),
         "group_by": group_by or None,
-        "limit": limit,
+        "limit": None if limit == "" else limit,
         "kinds": kinds,
         "penalty": _penalty(penalty or ""),
         "folds": folds,
-        "sites": (sites or "").strip(),
+        "sites": _sites(sites or ""),
         "position": position,
         "controls": bool(controls),
     }
 
 
 def form_values(spec: Spec) -> list[Any]:
-    """The form that asks for a spec."""
+    """The form that asks for a spec. A data set that is not here any more has no options; its runs are shown all the
+    same."""
     asked = spec.to_dict()
     dataset, rules = asked["dataset"], asked["label_sets"]
-    labels = asked["labels"] or ([] if rules else labels_of(dataset)[:2])
+    try:
+        every, known = labels_of(dataset), values_of(dataset)
+    except DataError:
+        every, known = [], {}
+    labels = asked["labels"] or ([] if rules else every[:2])
     also = [
         rule["field"] if rule["value"] is None else f"{rule['field']}={rule['value']}"
         for rule in rules.values()
@@ -260,10 +267,16 @@ def form_values(spec: Spec) -> list[Any]:
     sites = asked["sites"] if isinstance(asked["sites"], str) else ", ".join(asked["sites"])
     penalty = asked["penalty"] if isinstance(asked["penalty"], list) else [asked["penalty"]]
     return [
-        dataset, labels, also, _where(dataset, asked["filter"]), asked["group_by"], asked["limit"], asked["kinds"],
+        dataset, labels, also, _where(known, asked["filter"]), asked["group_by"], asked["limit"], asked["kinds"],
         ", ".join(f"{c:g}" for c in penalty), asked["folds"], sites, asked["position"], asked["controls"],
         spec.model.name, spec.model.dtype,
     ]  # fmt: skip
+
+
+def _sites(text: str) -> str | list[str]:
+    """One site, or several with commas between them; those in braces (`blocks.{0,-1}.…`) belong to a site."""
+    found = [one.strip() for one in re.split(r",(?![^{}]*\})", text) if one.strip()]
+    return found if len(found) > 1 else "".join(found)
 
 
 def _penalty(text: str) -> float | list[float]:
@@ -284,9 +297,9 @@ def _filter(where: list[str]) -> dict[str, Any]:
     return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
 
 
-def _where(dataset: str, conditions: dict[str, Any]) -> list[str]:
+def _where(known: dict[str, list[Any]], conditions: dict[str, Any]) -> list[str]:
     """The options of the form that stand for a filter."""
-    known, found = values_of(dataset), []
+    found = []
     for name, wanted in conditions.items():
         for one in wanted if isinstance(wanted, list) else [wanted]:
             held = next((v for v in known.get(name, []) if same(v, one)), one)

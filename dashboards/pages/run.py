@@ -152,9 +152,12 @@ def _provenance(run: Run) -> list[Any]:
 
 def _log(run: Run) -> html.Pre:
     lines = []
-    for event in run.log():
-        more = {k: v for k, v in event.items() if k not in ("time", "seconds", "event")}
-        lines.append(
-            f"{event['seconds']:>9.3f} s  {event['event']:<9} {json.dumps(more, ensure_ascii=False)}"
-        )
+    try:
+        for event in run.log():
+            more = {k: v for k, v in event.items() if k not in ("time", "seconds", "event")}
+            lines.append(
+                f"{event['seconds']:>9.3f} s  {event['event']:<9} {json.dumps(more, ensure_ascii=False)}"
+            )
+    except (OSError, ValueError, KeyError) as error:  # a run copied without it: everything else is there
+        lines.append(f"log.jsonl cannot be read further: {error}")
     return html.Pre("\n".join(lines), className="code", tabIndex=0, **aria(label="Log"))

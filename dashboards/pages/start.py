@@ -15,6 +15,7 @@ from dashboards.components.clicks import clicked
 from dashboards.jobs_view import PAGES, seconds
 from dashboards.pages import patch
 from dashboards.state import AppState
+from workbench.errors import RunError
 from workbench.specs import parse_spec
 
 PAGE, PATH = "start", "/"
@@ -111,13 +112,6 @@ def _recent(state: AppState) -> list[Any]:
 def status(state: AppState) -> dict[str, Any]:
     """Model, device, runs and jobs, in words."""
     loaded = state.model_in_use()
-    last = next((i for i in state.list_runs() if not i.problem), None)
-    device = "known after the first run"
-    if last is not None:
-        made_by = state.run(last.id).provenance["provenance"]["model"]
-        device = (
-            f"{made_by.get('device', '?')}, {made_by.get('dtype', '?')} (last run, {seconds(last.seconds)})"
-        )
     cached = forms.model_cached(state.model)
     where = {
         True: "fetched",
@@ -128,10 +122,25 @@ def status(state: AppState) -> dict[str, Any]:
     return {
         "model": f"{state.model} ({where})",
         "in memory": loaded.name if loaded else "none: the first run loads it",
-        "device": device,
+        "device": _device(state),
         "runs": str(state.runs),
         "jobs": f"{active} running or waiting" if active else "none running",
     }
+
+
+def _device(state: AppState) -> str:
+    """Where the newest run was computed that can be opened here; a link or a copy of another name cannot."""
+    for info in state.list_runs():
+        if info.problem:
+            continue
+        try:
+            made_by = state.run(info.id).provenance["provenance"]["model"]
+        except RunError:
+            continue
+        return (
+            f"{made_by.get('device', '?')}, {made_by.get('dtype', '?')} (last run, {seconds(info.seconds)})"
+        )
+    return "known after the first run"
 
 
 def register(app: dash.Dash, state: AppState) -> None:
