@@ -92,7 +92,8 @@ def show_run(run: Run) -> None:
         print_table(columns, rows, console=console)
     print_summary(run.info.summary, console=console)
     console.print(f"\nRun     {run.path}", highlight=False, soft_wrap=True)
-    console.print(f"Report  {run.path / 'report.html'}", highlight=False, soft_wrap=True)
+    if (report := run.path / "report.html").is_file():
+        console.print(f"Report  {report}", highlight=False, soft_wrap=True)
     console.print(f"Again   workbench run {run.path / 'spec.yaml'}", highlight=False, soft_wrap=True)
     console.print(
         f"Look    workbench runs show {run.id}   ·   workbench dashboard", highlight=False, soft_wrap=True

@@ -1,7 +1,9 @@
 """Executing a spec: validate, compute, then write the run folder in one piece.
 
 The folder appears only when everything is in it. An error or a cancel before that leaves nothing behind,
-and a folder that cannot be written is found out before the work, not after it.
+and a folder that cannot be written is found out before the work, not after it. What was computed is not lost to a
+figure or a report that fails, also of another package: the run is kept without it, with a warning and what went wrong
+in its log.
 """
 
 from __future__ import annotations
@@ -9,12 +11,16 @@ from __future__ import annotations
 import json
 import secrets
 import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import RunError
+from workbench.errors import Cancelled, RunError
 from workbench.files import publish_folder, scratch_folder
 from workbench.progress import Preview, Progress, Silent, preview
 from workbench.runs.folder import Run, load_run, runs_folder
@@ -89,12 +95,15 @@ def run_spec(
 def _write(folder: Path, run_id: str, spec: Spec, result: Result, seconds: float, log: _Log) -> None:
     (folder / "spec.yaml").write_text(spec.to_yaml(), encoding="utf-8")
     result.save(folder / "result.zarr")
-    figures = result.figures()
+    figures = {}
     (folder / "figures").mkdir()
-    for name, figure in figures.items():
-        (folder / "figures" / f"{name}.json").write_text(figure.to_json(), encoding="utf-8")
+    with _kept(run_id, "its figures", log):
+        figures = result.figures()
+        for name, figure in figures.items():
+            (folder / "figures" / f"{name}.json").write_text(figure.to_json(), encoding="utf-8")
     for entry in entry_points(group="workbench.reports"):
-        entry.load()(folder, result, {"id": run_id, **spec.to_dict()}, figures)
+        with _kept(run_id, f"the report {entry.name!r}", log):
+            entry.load()(folder, result, {"id": run_id, **spec.to_dict()}, figures)
     header = {
         "id": run_id,
         "kind": spec.kind,
@@ -109,6 +118,22 @@ def _write(folder: Path, run_id: str, spec: Spec, result: Result, seconds: float
     log.event("written")
     lines = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in log.events)
     (folder / "log.jsonl").write_text(lines, encoding="utf-8")
+
+
+@contextmanager
+def _kept(run_id: str, what: str, log: _Log) -> Iterator[None]:
+    """A failure of `what` is a warning and an event of the log; a disk that cannot be written stays an error."""
+    try:
+        yield
+    except (OSError, Cancelled):
+        raise
+    except Exception as error:  # noqa: BLE001 - hours of work are behind it
+        log.event("failed", what=what, error=repr(error), traceback=traceback.format_exc())
+        warnings.warn(
+            f"Run {run_id}: {what} could not be made ({error!r}). The result is saved; log.jsonl has the details.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def _check_datasets(spec: Spec) -> None:
