@@ -11,6 +11,7 @@ from workbench import patching
 from workbench.errors import DataError, PositionError, PromptError
 from workbench.patching import wave
 from workbench.patching.alignment import Alignment, Group
+from workbench.patching.recording import Recording
 
 METRIC = patching.LogitDifference(40, 41)
 CLEAN = [[1, 10, 11, 12, 13, 14], [1, 30, 11, 12, 33, 14], [1, 50, 11, 52, 33, 14], [1, 50, 61, 52, 13, 70]]
@@ -150,3 +151,13 @@ def test_no_prompts_are_an_error(llama):
         patching.ablate(llama, [], "blocks.*.hook_mlp_out", METRIC, how="zero")
     with pytest.raises(PromptError, match="No prompts were given"):
         patching.knockout(llama, [], METRIC, queries="last", keys=[0])
+
+
+def test_sites_first_asked_of_a_recording_are_learnt_before_it():
+    """What an MLP adds is checked by running the model once: that run is none of the recording."""
+    model = tiny_model("llama")
+    recorded = Recording(model, model.batch([5, 6, 7]), read=["blocks.1.hook_mlp_out"])
+    with model.hooks(read=["blocks.1.hook_mlp_out", "blocks.2.hook_resid_post"]) as seen:
+        model.forward(model.batch([5, 6, 7]))
+    assert torch.equal(recorded.activations["blocks.1.hook_mlp_out"], seen["blocks.1.hook_mlp_out"][0])
+    assert torch.equal(recorded.inputs[-1], seen["blocks.2.hook_resid_post"][0])

@@ -10,7 +10,7 @@ layer and position:
     entropy                                  -sum p ln p                                   in nats
     KL to the final distribution             KL(p_final || p_l) = sum p_final ln(p_final / p_l)   in nats
     rank of a chosen token                   1 + #{v : logit_v > logit_token}              1 = top
-    control: median rank of random tokens    the same for `n_control` tokens drawn with `seed`
+    control: median rank of random tokens    the same for `n_control` different tokens drawn with `seed`
 
 The lens is nostalgebraist's (2020), "interpreting GPT: the logit lens". A rank without the control says
 little: with a biased readout any frequent token may rank high.
@@ -26,9 +26,9 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.errors import ModelError
+from workbench.errors import MetricError, ModelError, PromptError
 from workbench.model.language_model import LanguageModel
-from workbench.model.tokens import Positions, Prompt
+from workbench.model.tokens import Positions, Prompt, token_texts
 from workbench.progress import Progress, Silent
 from workbench.provenance import provenance
 from workbench.results import Result, array
@@ -51,22 +51,22 @@ def logit_lens(
         model: the language model.
         prompt: text, chat or token ids.
         target: token whose rank and probability are followed (text of exactly one token, or its id). Without
-            it, the model's own top token at the last position.
+            it, the model's own top token at the last of the decoded positions.
         positions: which positions to decode; all by default.
         top_k: how many tokens to keep per cell.
-        n_control: random tokens whose median rank is the control.
+        n_control: random tokens whose median rank is the control; of a smaller vocabulary all.
         seed: for drawing them.
         progress: where to report, one item per layer.
 
     Returns:
         A `Result` of kind `logit_lens` with dims `layer`, `position`, `k` and variables `top_token`,
         `top_id`, `top_probability`, `entropy`, `kl_to_final`, `target_rank`, `target_probability`,
-        `control_rank`. `summary["depth"]` is the first layer from which the target stays top-1 at the last
-        decoded position (None if it never does).
+        `control_rank` (the attribute `n_control` says of how many tokens). `summary["depth"]` is the first
+        layer from which the target stays top-1 at the last decoded position (None if it never does).
 
     Raises:
-        PromptError, PositionError, MetricError: bad prompt, position or target.
-        ModelError: the readout does not reproduce the model's logits on this architecture.
+        PromptError, PositionError, MetricError: bad prompt (or several), position, target, `top_k` or `n_control`.
+        ModelError: the readout does not reproduce the model's logits on this architecture, or these are not numbers.
 
     Example:
         >>> lens = wb.lens.logit_lens(model, "The capital of France is", target=" Paris")
@@ -74,7 +74,17 @@ def logit_lens(
     """
     progress = progress or Silent()
     started = time.perf_counter()
+    for option, value, most in (("top_k", top_k, model.vocab_size), ("n_control", n_control, None)):
+        if value < 1 or (most is not None and value > most):
+            raise MetricError(
+                f"{option} is {value}: give at least 1"
+                + (f", at most the {most} tokens there are." if most else ".")
+            )
     batch = model.batch(prompt)
+    if len(batch) > 1:
+        raise PromptError(
+            f"The logit lens decodes one prompt, but {len(batch)} were given: call it for each."
+        )
     chosen = batch.resolve(0, positions)
     target_id = model.token_id(target) if target is not None else None
     names = [f"blocks.{layer}.hook_resid_post" for layer in range(model.n_layers)]
@@ -95,7 +105,7 @@ def logit_lens(
         progress.advance()
     layers = {key: torch.stack(values) for key, values in columns.items()}
     return _result(
-        model, batch, chosen, layers, target_id, target, n_control, seed, time.perf_counter() - started
+        model, batch, chosen, layers, target_id, target, len(control), seed, time.perf_counter() - started
     )
 
 
@@ -122,17 +132,28 @@ def _decode(
         "kl_to_final": (final.exp() * (final - log_p)).sum(-1).clamp(min=0),
         "target_rank": (logits > target_logit[:, None]).sum(-1) + 1,
         "target_probability": p[:, target],
-        "control_rank": ranks.float().median(-1).values,
+        "control_rank": _median(ranks),
     }
+
+
+def _median(ranks: Tensor) -> Tensor:
+    """Over the last axis; of an even number the mean of the two in the middle (torch's own takes the lower)."""
+    n, ordered = ranks.shape[-1], ranks.sort(dim=-1).values.float()
+    return (ordered[..., (n - 1) // 2] + ordered[..., n // 2]) / 2
 
 
 def _check_readout(model: LanguageModel, resid: Tensor, own: Tensor) -> None:
     """The last layer's lens must be the model's own output."""
     decoded = model.readout(resid).float().to(own.device)
     scale = own.abs().max().clamp(min=1.0)
+    if not bool(own.isfinite().all()):
+        raise ModelError(
+            f"The logits of {model.name} are not finite (NaN or infinity) on this prompt: look for broken weights, or "
+            "load it with dtype='float32' where float16 is too narrow."
+        )
     error = float((decoded - own).abs().max() / scale)
     tolerance = 1e-4 if model.dtype in (torch.float32, torch.float64) else 3e-2
-    if error > tolerance:
+    if not error <= tolerance:
         raise ModelError(
             f"The readout of {model.name} ({model.catalog.map.architecture}) does not give its own logits from the "
             f"last residual stream (relative difference {error:.1e}): this architecture changes the stream after "
@@ -143,9 +164,11 @@ def _check_readout(model: LanguageModel, resid: Tensor, own: Tensor) -> None:
 def _result(model, batch, chosen, layers, target_id, target, n_control, seed, seconds) -> Result:
     tokens = [batch.tokens[0][p] for p in chosen]
     dims = ("layer", "position")
-    vocabulary = {int(i): model.tokenizer.decode([int(i)]) for i in layers["top_id"].unique()}
+    shown = sorted({target_id, *layers["top_id"].unique().tolist()})
+    texts = [str(i) for i in shown] if model.tokenizer is None else token_texts(model.tokenizer, shown)
+    vocabulary = dict(zip(shown, texts, strict=True))
     top_token = np.vectorize(vocabulary.__getitem__, otypes=[object])(layers["top_id"].numpy())
-    target_token = model.tokenizer.decode([target_id])
+    target_token = vocabulary[target_id]
     ids = batch.ids[0, : batch.lengths[0]].tolist()
     data = xr.Dataset(
         {
@@ -172,7 +195,7 @@ def _result(model, batch, chosen, layers, target_id, target, n_control, seed, se
             "target_id": target_id,
             "target_chosen_by": "user"
             if target is not None
-            else "the model's own top token at the last position",
+            else "the model's own top token at the last of the decoded positions",
             "d_vocab": model.vocab_size,
             "n_control": n_control,
         },

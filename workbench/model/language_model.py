@@ -15,7 +15,7 @@ from typing import Any, Literal, SupportsIndex
 import torch
 from torch import Tensor, nn
 
-from workbench.errors import MetricError, ModelError
+from workbench.errors import MetricError, ModelError, did_you_mean
 from workbench.hooks.session import EditFunction, HookSession
 from workbench.model import tokens
 from workbench.model.fingerprint import fingerprint, tokenizer_hash
@@ -58,13 +58,14 @@ class LanguageModel:
         self.config = text
         self.d_model: int = _size(text, "hidden_size", "n_embd", "d_model")
         self.n_heads: int = _size(text, "num_attention_heads", "n_head")
-        self.n_kv_heads: int = getattr(text, "num_key_value_heads", None) or self.n_heads
+        self.n_kv_heads: int = _n_kv_heads(text) or self.n_heads
         self.d_head: int = getattr(text, "head_dim", None) or self.d_model // self.n_heads
         self.vocab_size: int = self.hf.get_input_embeddings().weight.shape[0]
         self.context_length: int | None = getattr(text, "max_position_embeddings", None)
         self.catalog = Catalog(hf, name_map(hf), name, n_heads=self.n_heads, n_kv_heads=self.n_kv_heads)
         self.n_layers: int = self.catalog.n_layers
         self._bookkeeping_checked = False
+        self._offloaded_fingerprint: str | None = None
 
     def __repr__(self) -> str:
         return (
@@ -82,10 +83,14 @@ class LanguageModel:
         """Data type of the weights, hence of the activations."""
         return self.hf.dtype
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """32 hex digits that identify architecture and weights (see `workbench.model.fingerprint`)."""
-        return fingerprint(self.hf)
+        """32 hex digits that identify architecture and weights as they are now (see `workbench.model.fingerprint`)."""
+        if not any(parameter.is_meta for parameter in self.hf.parameters()):
+            return fingerprint(self.hf)
+        if self._offloaded_fingerprint is None:  # read from the disk, perhaps: once
+            self._offloaded_fingerprint = fingerprint(self.hf)
+        return self._offloaded_fingerprint
 
     @cached_property
     def tokenizer_hash(self) -> str:
@@ -118,10 +123,14 @@ class LanguageModel:
     def _check_bookkeeping(self) -> None:
         """Once per model: do the additive sites mean here what their names say? Drop them if not."""
         if not self._bookkeeping_checked:
-            self._bookkeeping_checked = True
             from workbench.sites.check import check_bookkeeping
 
-            check_bookkeeping(self)
+            self._bookkeeping_checked = True  # before: the check itself asks for these sites
+            try:
+                check_bookkeeping(self)
+            except BaseException:  # out of memory, a cancel: nothing is known yet
+                self._bookkeeping_checked = False
+                raise
 
     # -- tokens ----------------------------------------------------------------------------------------
 
@@ -139,8 +148,8 @@ class LanguageModel:
         """The id of a text that is exactly one token (mind the leading space).
 
         Raises:
-            MetricError: the text is several tokens (the message lists them), the id is none of the model's, or there
-                is no tokenizer for a text.
+            MetricError: the text is several tokens (the message lists them) or a word the tokenizer does not know, the
+                id is none of the model's, or there is no tokenizer for a text.
         """
         if not isinstance(text, str):
             try:
@@ -154,6 +163,9 @@ class LanguageModel:
             return number
         if self.tokenizer is None:
             raise MetricError(f"{text!r} is text, but {self.name} has no tokenizer: give token ids.")
+        if unknown := tokens.unknown_words(self.tokenizer, text):
+            near = did_you_mean(unknown[0], self.tokenizer.get_vocab())
+            raise MetricError(f"{text!r} has the word {unknown[0]!r}, which {self.name} does not know.{near}")
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             pieces = [self.tokenizer.decode([i]) for i in ids]
@@ -174,6 +186,8 @@ class LanguageModel:
         select: Callable[[Tensor, Site], Tensor] | None = None,
     ) -> HookSession:
         """Read and edit activations inside a `with` block; see `workbench.hooks.session`."""
+        if edit:
+            self._check_bookkeeping()  # now: where an edit is at work the sums do not hold
         return HookSession(self, read, edit, stop=stop, select=select)
 
     def edit(self, edits: Mapping[str, EditFunction]) -> HookSession:
@@ -182,7 +196,7 @@ class LanguageModel:
         The function gets a copy and returns a tensor of the same shape; with two parameters it also gets a
         `HookContext` (absolute positions, padding). Every edit must fire, else the block raises `HookError`.
         """
-        return HookSession(self, (), edits)
+        return self.hooks(edit=edits)
 
     @torch.inference_mode()
     def forward(self, batch: TokenBatch, **kwargs: Any) -> Any:
@@ -230,6 +244,13 @@ class LanguageModel:
 
 
 _ADDED = {"hook_attn_out", "hook_mlp_out", "hook_resid_mid"}
+
+
+def _n_kv_heads(config: Any) -> int | None:
+    """Heads of keys and values as the config says it; None where it says nothing, so as many as queries."""
+    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
+        return 1  # Falcon and GPT-BigCode: one for all queries, whatever else the config says
+    return getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None)
 
 
 def _size(config: Any, *names: str) -> int:

@@ -113,6 +113,10 @@ def unroll(hf_model: Any, loops: int | None = None) -> Loop:
             f"The config describes {stored.prelude} + {stored.core} + {stored.coda} blocks, but the model has "
             f"{len(current)}."
         )
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:  # which mask a block gets: that of the block it repeats
+        own = dict(zip(map(id, current), kinds, strict=True))
+        config.layer_types = [own[id(originals[loop.stored_layer(place)])] for place in range(loop.n_layers)]
     used: set[int] = set()
     layers = []
     for place in range(loop.n_layers):
@@ -123,8 +127,6 @@ def unroll(hf_model: Any, loops: int | None = None) -> Loop:
         layers.append(layer)
     body.layers = nn.ModuleList(layers)
     config.num_hidden_layers = loop.n_layers
-    if getattr(config, "layer_types", None) is not None:
-        config.layer_types = [config.layer_types[0]] * loop.n_layers
     config.looped = {**config.looped, "loops": wanted}
     return loop
 

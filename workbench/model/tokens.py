@@ -119,15 +119,38 @@ def _index(position: Any) -> int:
 
 
 def as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """One prompt or several -> a list of prompts; of a tensor [prompt, token] each row."""
+    """One prompt or several -> a list of prompts; of a tensor [prompt, token] each row.
+
+    Raises:
+        PromptError: neither (a number, a single message, a tokenizer's dictionary).
+    """
     if isinstance(prompts, Tensor):
         return list(prompts) if prompts.ndim == 2 else [prompts]
     if isinstance(prompts, str):
         return [prompts]
-    items = list(prompts)
-    if items and isinstance(items[0], (Integral, dict)):
-        return [items]  # type: ignore[list-item]  # one prompt: token ids, or the messages of a chat
-    return items  # type: ignore[return-value]
+    given: Any = prompts
+    if isinstance(given, (Mapping, bytes)) or not isinstance(given, Iterable):
+        raise PromptError(f"Prompts were given as {_kind(given)}. Give {_PROMPT}, or several of these.")
+    items = list(given)
+    if items and (isinstance(items[0], (Integral, dict)) or _is_scalar(items[0])):
+        return [items]  # one prompt: token ids, or the messages of a chat
+    return items
+
+
+_PROMPT = "a text, a list of token ids, or a list of messages with 'role' and 'content'"
+
+
+def _kind(given: Any) -> str:
+    if isinstance(given, Mapping) and "role" in given:
+        return "a single message, not a list of messages"
+    if isinstance(given, Mapping) and "input_ids" in given:
+        return f"what a tokenizer returns ({type(given).__name__}), of which only 'input_ids' are token ids"
+    return type(given).__name__
+
+
+def _is_scalar(item: Any) -> bool:
+    """One number in a tensor of its own, as `list(ids)` of a tensor gives them."""
+    return isinstance(item, (Tensor, np.ndarray)) and item.ndim == 0
 
 
 def at_least_one(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
@@ -146,7 +169,13 @@ def encode(model: LanguageModel, prompt: Prompt, *, name: str = "The prompt") ->
     """
     tokenizer = model.tokenizer
     if isinstance(prompt, (Tensor, np.ndarray)):
+        if prompt.ndim > 1 and prompt.shape[0] != 1:
+            raise PromptError(
+                f"{name} is an array of shape {tuple(prompt.shape)}: one prompt is [token], or [1, token]."
+            )
         prompt = prompt.reshape(-1).tolist()
+    if isinstance(prompt, (list, tuple)) and prompt and _is_scalar(prompt[0]):
+        prompt = [item.item() if _is_scalar(item) else item for item in prompt]  # type: ignore[union-attr]
     if isinstance(prompt, str):
         if not prompt:
             raise PromptError(f"{name} is empty: give at least one token of text.")
@@ -158,6 +187,8 @@ def encode(model: LanguageModel, prompt: Prompt, *, name: str = "The prompt") ->
                 f"{did_you_mean(unknown[0], tokenizer.get_vocab())}"
             )
         ids = list(tokenizer(prompt)["input_ids"])
+    elif not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
+        raise PromptError(f"{name} was given as {_kind(prompt)}. Give {_PROMPT}.")
     elif prompt and all(isinstance(item, Integral) for item in prompt):
         ids = [int(i) for i in prompt]  # type: ignore[arg-type]
         outside = [i for i in ids if not 0 <= i < model.vocab_size]
@@ -169,8 +200,7 @@ def encode(model: LanguageModel, prompt: Prompt, *, name: str = "The prompt") ->
         ids = _encode_chat(model, prompt, name)
     else:
         raise PromptError(
-            f"{name} is {'empty' if not prompt else f'a {type(prompt).__name__}'}: give a text, a list of "
-            "token ids, or a list of messages with 'role' and 'content'."
+            f"{name} is {'empty' if not prompt else f'a {type(prompt).__name__}'}: give {_PROMPT}."
         )
     bos = tokenizer.bos_token_id if tokenizer is not None else None
     while bos is not None and len(ids) > 1 and ids[0] == ids[1] == bos and not _is_ids(prompt):
@@ -208,7 +238,12 @@ def _encode_chat(model: LanguageModel, messages: Any, name: str) -> list[int]:
     wrong = [m for m in messages if not {"role", "content"} <= set(m)]
     if wrong:
         raise PromptError(f"{name}: message {wrong[0]!r} needs 'role' and 'content'.")
-    text = fill_chat_template(tokenizer, messages)
+    from jinja2 import TemplateError
+
+    try:
+        text = fill_chat_template(tokenizer, messages)
+    except (TemplateError, ValueError) as error:
+        raise PromptError(f"{name}: the chat template refuses these messages: {error}.") from error
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -225,7 +260,20 @@ def fill_chat_template(tokenizer: Any, messages: Sequence[Mapping[str, str]]) ->
 
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
     """The text of each token on its own, spaces kept."""
-    return tuple(tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in ids)
+    texts = [tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in ids]
+    pieces = tokenizer.convert_ids_to_tokens([int(i) for i in ids])
+    return tuple(_with_spaces(text, piece) for text, piece in zip(texts, pieces, strict=True))
+
+
+_SPACE = "\u2581"
+"""SentencePiece's mark for a space. Some decoders drop the first one of a text, so of every token on its own."""
+
+
+def _with_spaces(text: str, piece: Any) -> str:
+    if not isinstance(piece, str) or text.startswith(_SPACE):
+        return text
+    marks, spaces = len(piece) - len(piece.lstrip(_SPACE)), len(text) - len(text.lstrip(" "))
+    return " " * max(0, marks - spaces) + text
 
 
 def batch(
@@ -252,8 +300,10 @@ def from_ids(
     `with_texts=False` leaves the text of each token away, which takes longer to look up than to pad.
     """
     pad = model.tokenizer.pad_token_id if model.tokenizer is not None else None
+    if pad is None or pad >= model.vocab_size:  # a token added to the tokenizer alone has no embedding
+        pad = 0
     longest = max(len(row) for row in rows)
-    ids = torch.full((len(rows), longest), pad if pad is not None else 0, dtype=torch.long)
+    ids = torch.full((len(rows), longest), pad, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for i, row in enumerate(rows):
         at = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))

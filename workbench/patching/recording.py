@@ -53,6 +53,7 @@ class Recording:
         self.model, self.length, self._ids = model, batch.lengths[0], batch.ids
         self.inputs: list[Float[Tensor, "position d_model"]] = []
         self._calls: dict[int, list[Call]] = {}
+        session = model.hooks(read=read)  # may run the model to learn its sites: before anything is recorded
         last: list[Any] = []
         name = f"blocks.{model.n_layers - 1}.hook_resid_post"
         end = model.block(model.n_layers - 1).register_forward_hook(
@@ -60,7 +61,7 @@ class Recording:
         )
         cache = DynamicCache()
         try:
-            with torch.inference_mode(), _recorded(model) as calls, model.hooks(read=read) as session:
+            with torch.inference_mode(), _recorded(model) as calls, session:
                 out = model.hf(**batch.inputs(), use_cache=True, past_key_values=cache, logits_to_keep=1)
         finally:
             end.remove()

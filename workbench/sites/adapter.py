@@ -86,9 +86,8 @@ def build_name_map(hf_model: Any) -> NameMap:
 
 def _names_to_try(hf_model: Any) -> list[str]:
     """The model's class and the transformers classes it derives from: a user's subclass keeps its sites."""
-    return [
-        c.__name__ for c in type(hf_model).__mro__ if c.__name__.endswith(("LM", "LMHeadModel", "Model"))
-    ] or [type(hf_model).__name__]
+    own, *bases = (c.__name__ for c in type(hf_model).__mro__)
+    return [own, *(name for name in bases if name.endswith(("LM", "LMHeadModel", "Model")))]
 
 
 def _flatten(components: Any, prefix: str, paths: dict[str, str], kinds: dict[str, str]) -> None:
@@ -119,7 +118,7 @@ def _fused_columns(hf_model: Any, paths: dict[str, str], attention: Any) -> tupl
         projection.weight = torch.nn.Parameter(numbered, requires_grad=False)
         parts = attention.split_qkv_matrix(module)
         q, k, v = (tuple(int(x) for x in part.weight[:, 0].tolist()) for part in parts)
-    except (RuntimeError, ValueError, AttributeError, TypeError) as error:
+    except (RuntimeError, ValueError, AttributeError, TypeError, AssertionError) as error:
         return FusedColumns(), f"TransformerLens' adapter cannot split its fused projection: {error}"
     if sorted(q + k + v) != list(range(n_out)):
         return FusedColumns(), "the parts of its fused projection do not add up to the whole"

@@ -6,7 +6,8 @@ unchanged* (some models scale them, norm the sum, or add parallel branches) is c
     hook_embed + hook_pos_embed = blocks.0.hook_resid_pre
     resid_pre + attn_out + mlp_out = resid_post          in every block
 
-A sum that does not hold takes the sites away, with the reason, rather than leave a name that lies.
+A sum that does not hold takes the sites away, with the reason, rather than leave a name that lies. So does an
+attention that never shows its pattern (Bloom, Falcon, GPT-J: it does not go through transformers' attention interface).
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from workbench.errors import HookError, SiteError
+
 if TYPE_CHECKING:
     from workbench.model.language_model import LanguageModel
+    from workbench.model.tokens import TokenBatch
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
 def check_bookkeeping(model: LanguageModel) -> None:
-    """Run up to four tokens through the model and drop the additive sites whose sums do not hold."""
+    """Run up to four tokens through the model and drop the sites that are not what their names say."""
     from workbench.model.tokens import from_ids
 
     catalog = model.catalog
@@ -37,6 +41,7 @@ def check_bookkeeping(model: LanguageModel) -> None:
     batch = from_ids(model, [[i % model.vocab_size for i in tokens]])
     with torch.inference_mode(), model.hooks(read=wanted, stop=True) as seen:
         model.forward(batch)
+    _check_patterns(model, batch)
     if "hook_embed" in wanted:
         start = seen["hook_embed"]
         if "hook_pos_embed" in wanted:
@@ -59,6 +64,20 @@ def check_bookkeeping(model: LanguageModel) -> None:
                 "attention and MLP are not what is added to the stream (post-norm, scaling or extra branches)",
             )
             return
+
+
+def _check_patterns(model: LanguageModel, batch: TokenBatch) -> None:
+    patterns = [name for name in model.catalog.names if name.endswith("attn.hook_pattern")]
+    if not patterns:
+        return
+    try:
+        with torch.inference_mode(), model.hooks(read=patterns):
+            model.forward(batch)
+    except (HookError, SiteError):
+        model.catalog.drop(
+            ["attn.hook_pattern"],
+            "its attention does not go through transformers' attention interface, so its pattern cannot be read",
+        )
 
 
 def _close(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:

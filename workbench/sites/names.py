@@ -53,7 +53,7 @@ def expand(
         why_missing: reason why the architecture lacks a well-formed name, or None.
 
     Raises:
-        SiteError: a pattern matches no site; the message names the nearest.
+        SiteError: a pattern matches no site (the message names the nearest), or is no text.
 
     Example:
         >>> expand("blocks.{0,-1}.hook_resid_post", model.sites(), n_layers=30, model_name="smollm2-135m")
@@ -61,9 +61,13 @@ def expand(
     """
     wanted: set[str] = set()
     order = {name: i for i, name in enumerate(known)}
-    listed = [patterns] if isinstance(patterns, str) else list(patterns)
+    listed = [patterns] if isinstance(patterns, str) or not isinstance(patterns, Iterable) else list(patterns)
     if not listed:
         raise SiteError("No sites were asked for: give a name such as 'blocks.*.hook_resid_post'.")
+    if wrong := [pattern for pattern in listed if not isinstance(pattern, str)]:
+        raise SiteError(
+            f"A site is asked for by its name, such as 'blocks.3.hook_resid_post', not by {_shown(wrong[0])}."
+        )
     for pattern in listed:
         for literal in _braces(pattern):
             name = _canonical(literal, n_layers)
@@ -75,6 +79,12 @@ def expand(
                 raise SiteError(_nothing_matched(literal, name, known, n_layers, model_name, why_missing))
             wanted.update(matched)
     return sorted(wanted, key=order.__getitem__)
+
+
+def _shown(thing: object) -> str:
+    """What stands in place of a name; a `Site` says how it is called."""
+    name = getattr(thing, "name", None)
+    return f"a {type(thing).__name__}: give its name {name!r}" if isinstance(name, str) else repr(thing)
 
 
 def _braces(pattern: str) -> list[str]:
