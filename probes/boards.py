@@ -205,6 +205,10 @@ def _moves(games: Games | Sequence[str] | np.ndarray, size: int) -> np.ndarray:
             )
         if (np.diff((games < 0).astype(int), axis=1) < 0).any():
             raise DataError("A game goes on after −1, which stands for its end.")
+        if games.max(initial=-1) >= size * size:
+            raise DataError(
+                f"Square {games.max()} is not on a {size}×{size} board, whose squares are 0 to {size * size - 1}."
+            )
         return games
     if isinstance(games, str):
         raise DataError("Give a list of games; this is one text.")

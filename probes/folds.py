@@ -32,8 +32,9 @@ def assign_folds(
 
     Raises:
         DataError: a class has fewer rows (or occurs in fewer groups) than there are folds, or some training
-            set would lack a class.
+            set would lack a class; folds or seed are no whole numbers.
     """
+    n, seed = whole_number(n, "folds", 0), whole_number(seed, "seed", 0)
     if n < 2:
         raise DataError(f"Cross-validation needs at least 2 folds, not {n}.")
     code = np.asarray(code).astype(np.int64)
@@ -64,6 +65,7 @@ def shared_folds(
     """
     if len(codes) == 1:
         return assign_folds(codes[0], groups, n=n, seed=seed, names=names[0])
+    n, seed = whole_number(n, "folds", 0), whole_number(seed, "seed", 0)
     if n < 2:
         raise DataError(f"Cross-validation needs at least 2 folds, not {n}.")
     for code, some in zip(codes, names, strict=True):

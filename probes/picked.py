@@ -6,6 +6,7 @@ is all a linear probe is, so nothing is fitted again. Kinds without weights (`ml
 
 from __future__ import annotations
 
+import ast
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,10 @@ def picked_probe(sweep: ProbeSweep, where: dict[str, Any]) -> FittedProbe:
         sweep: the sweep.
         where: as `best_cell` gives it.
 
+    Returns:
+        A `FittedProbe`; its `position` is the rule by which the activations were collected (`-1`), not the coordinate
+        of the cell.
+
     Raises:
         DataError: a kind that is no weight and intercept.
     """
@@ -145,7 +150,7 @@ def picked_probe(sweep: ProbeSweep, where: dict[str, Any]) -> FittedProbe:
     return FittedProbe(
         estimator=estimator,
         site=str(where["site"]),
-        position=str(where.get("position", attrs.get("position", ""))),
+        position=_position_rule(sweep, where),
         model_fingerprint=str(made.model.get("fingerprint", "")),
         model_name=str(made.model.get("name", "")),
         classes=tuple(classes),
@@ -154,6 +159,26 @@ def picked_probe(sweep: ProbeSweep, where: dict[str, Any]) -> FittedProbe:
         provenance=made.to_dict(),
         name=f"{label}: {kind}" if label else kind,
     )
+
+
+def _position_rule(sweep: ProbeSweep, where: dict[str, Any]) -> str:
+    """The rule by which the cell's token was chosen (`-1`), as text; empty where it is not known.
+
+    The coordinate of a cell is no rule: where prompts differ in length it only counts the positions collected, and
+    token 1 is not the second of [-2, -1].
+    """
+    said = str((sweep.provenance.settings.get("collect") or {}).get("positions", ""))
+    if "position" not in where:
+        return str(sweep.data.attrs.get("position", said))
+    places = np.atleast_1d(sweep.data["position"].values).tolist()
+    try:
+        rule = ast.literal_eval(said)
+    except (ValueError, SyntaxError):
+        rule = None
+    if isinstance(rule, list | tuple) and len(rule) == len(places) and all(isinstance(p, int) for p in rule):
+        return str(rule[places.index(where["position"])])
+    counted = said != "all" and places == list(range(len(places)))
+    return "" if counted else str(where["position"])
 
 
 def _label(sweep: ProbeSweep) -> str:

@@ -58,7 +58,7 @@ def board_sweep(
         kinds: `linear`, `mlp`.
         controls: also fit the linear probe to labels of other groups.
         untrained: site -> [row, d] of the same rows through a model with random weights; the linear probe is fitted.
-        settings: kind -> arguments of `fit_linear` or `fit_mlp`.
+        settings: kind -> arguments of `fit_linear` or `fit_mlp`; those of `linear` are also the controls'.
         model: for the provenance.
         seed: of the split, the shuffling and the resampling.
         progress: one item per fit.
@@ -68,10 +68,17 @@ def board_sweep(
         beside those asked for, and the probes by (site, labels, kind).
 
     Raises:
-        DataError: numbers of rows that differ, too few groups, an unknown kind.
+        DataError: numbers of rows that differ, too few groups, an unknown kind, settings of a kind that is not fitted,
+            NaN activations, labels that are no classes.
     """
     progress, started = progress or Silent(), time.perf_counter()
-    n, n_squares = _checked(rows, labels, groups, position, kinds, untrained)
+    labels = {name: np.asarray(y) for name, y in labels.items()}
+    groups, position = np.asarray(groups), np.asarray(position)
+    n, n_squares = _checked(rows, labels, groups, position, kinds, untrained, n_classes)
+    fitted = {*kinds, *(["linear"] if controls or untrained is not None else [])}
+    idle = [kind for kind in settings or {} if kind not in fitted]
+    if idle:
+        raise DataError(f"There are settings for {idle[0]!r}, but fitted are {', '.join(sorted(fitted))}.")
     test, validation = split_groups(groups, seed=seed)
     fit = ~test
     fit_rows = torch.from_numpy(fit)
@@ -137,7 +144,7 @@ def shuffle_boards(groups: np.ndarray, position: np.ndarray, test: np.ndarray, *
     return partner
 
 
-def _checked(rows, labels, groups, position, kinds, untrained) -> tuple[int, int]:
+def _checked(rows, labels, groups, position, kinds, untrained, n_classes) -> tuple[int, int]:
     if not rows or not labels:
         raise DataError("Give at least one site and one set of labels.")
     unknown = [kind for kind in kinds if kind not in KINDS]
@@ -147,13 +154,29 @@ def _checked(rows, labels, groups, position, kinds, untrained) -> tuple[int, int
             f"The untrained model's activations lack the site {missing[0]!r}: give the same rows at all of "
             f"{', '.join(map(repr, rows))}."
         )
-    if unknown or not kinds:
-        raise DataError(f"Kinds of probe are {', '.join(KINDS)}; given {list(kinds)}.")
+    if unknown or not kinds or len(set(kinds)) < len(kinds):
+        raise DataError(f"Kinds of probe are {', '.join(KINDS)}, each once; given {list(kinds)}.")
     sizes = {"groups": len(groups), "position": len(position)}
     sizes |= {name: len(x) for name, x in (*rows.items(), *labels.items())}
     sizes |= {f"{site} (untrained)": len(untrained[site]) for site in rows} if untrained is not None else {}
     if len(set(sizes.values())) > 1:
         raise DataError(f"All must have one entry per row, but there are {sizes}.")
+    for name, y in labels.items():  # of all rows: a fit sees those of its part only
+        if y.ndim != 2 or y.dtype.kind not in "iub":
+            raise DataError(
+                f"Labels {name!r} must be class numbers [row, square], not {y.dtype} of shape {list(y.shape)}."
+            )
+        if y.min(initial=0) < 0 or y.max(initial=0) >= n_classes:
+            raise DataError(
+                f"Labels {name!r} go from {y.min()} to {y.max()}; with {n_classes} classes 0 to {n_classes - 1}."
+            )
+    for site in rows:
+        for x in (rows[site], *([] if untrained is None else [untrained[site]])):
+            bad = int((~torch.isfinite(x).flatten(1).all(1)).sum())
+            if bad:
+                raise DataError(
+                    f"{bad} of {len(x)} rows at {site!r} hold NaN or infinite values: leave them out."
+                )
     widths = {y.shape[1] for y in labels.values()}
     if len(widths) > 1:
         raise DataError(f"Sets of labels have {sorted(widths)} squares: give those of one board.")
@@ -166,8 +189,8 @@ def _dataset(error, per_row, sites, labels, kinds, groups, position, fit, seed) 
     majority, by_position, exact = [], [], []
     for y in labels.values():
         guess = _majority(y[fit])
-        at = {int(p): _majority(y[fit & (position == p)]) for p in np.unique(position[fit])}
-        each = np.stack([at.get(int(p), guess) for p in position[~fit]])
+        at = {p: _majority(y[fit & (position == p)]) for p in np.unique(position[fit]).tolist()}
+        each = np.stack([at.get(p, guess) for p in position[~fit].tolist()])
         majority.append((y[~fit] != guess).mean(0))
         by_position.append((y[~fit] != each).mean(0))
         exact.append((y[~fit] == each).all(1).mean())

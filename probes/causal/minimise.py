@@ -102,12 +102,12 @@ def _inverse_hessian(g: Tensor, s: Tensor, y: Tensor, rho: Tensor, step: int) ->
     for i in order:
         alphas[i] = rho[i] * (s[i] * q).sum(1)
         q -= alphas[i][:, None] * y[i]
-    for i in order:  # scaled by the newest step that was kept
+    scale = torch.ones_like(g[:, 0])
+    for i in reversed(order):  # each line's own newest step that was kept, which comes last, is what remains
         yy = y[i].square().sum(1)
         usable = (rho[i] > 0) & (yy > 0)
-        if bool(usable.any()):
-            q *= torch.where(usable, 1 / (rho[i] * yy).clamp(min=1e-30), torch.ones_like(yy))[:, None]
-            break
+        scale = torch.where(usable, 1 / (rho[i] * yy).clamp(min=1e-30), scale)
+    q *= scale[:, None]
     for i in reversed(order):
         q += (alphas[i] - rho[i] * (y[i] * q).sum(1))[:, None] * s[i]
     return q

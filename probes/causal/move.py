@@ -36,6 +36,8 @@ from probes.causal.outcome import Measured, outcome
 from probes.causal.rows import encoded, next_logits, one_site, positions_of, read_at
 from probes.trust.labels import group_codes
 from workbench.collection.batching import TOKENS_PER_BATCH
+from workbench.directions import Direction
+from workbench.directions.checks import checked_seed
 from workbench.errors import DataError, MetricError
 from workbench.model.language_model import LanguageModel
 from workbench.model.tokens import Positions, Prompt
@@ -84,7 +86,7 @@ def causal_check(
         strengths: multiples of the scale, or one; 0 is added as the unedited model.
         scale: natural scale in activation units; by default the direction's own, and for an estimator the standard
             deviation of the projection over these prompts (of a `FittedProbe` over its training rows, if it knows).
-        classes: (from, to), for a probe of several classes.
+        classes: (from, to), for a probe of several classes; a `Direction` has none.
         control: `random` (even over the sphere) or `natural` (where activations vary), see `direction.controls`.
         n_random: random directions; 19 or more can reach p = 0.05.
         ablate: `zero` projects the direction out; `mean` sets it to its mean over these prompts and positions.
@@ -108,6 +110,9 @@ def causal_check(
     doses = _doses(strengths)
     if ablate not in ("zero", "mean"):
         raise DataError(f"ablate={ablate!r} is not known: give 'zero' or 'mean'.")
+    if classes is not None and isinstance(probe, Direction):
+        raise DataError("A direction goes one way: classes=(from, to) are for a probe, leave them out.")
+    seed = checked_seed(seed)
     place = one_site(model, site_of(probe, site)).name
     ids = encoded(model, prompts)
     metrics = one_each(metric, model, len(ids), "prompt")

@@ -28,7 +28,7 @@ from probes.causal.squares import SquareLogits
 from workbench.collection.batching import TOKENS_PER_BATCH
 from workbench.errors import DataError
 from workbench.model.language_model import LanguageModel
-from workbench.model.tokens import Prompt
+from workbench.model.tokens import Positions, Prompt
 from workbench.progress import Progress
 
 Edit = Callable[..., Edited]
@@ -83,18 +83,23 @@ def rewrite(
         progress: one item per row.
 
     Raises:
-        DataError: no probes, or labels that are not one line per row.
+        DataError: no probes, two for one site, labels that are not one line of whole numbers per row, or another
+            shape of `flipped`.
         SiteError, PositionError: what was asked for does not exist.
 
     Example:
         >>> wanted = flip_stones(boards.side, squares)
         >>> rewrite(model, games, {"blocks.3.hook_resid_post": probe}, wanted, wanted != boards.side).logits
     """
+    labels, flipped = np.asarray(labels), np.asarray(flipped, bool)
+    if labels.ndim != 2 or flipped.shape != labels.shape or labels.dtype.kind not in "iub":
+        raise DataError(
+            f"Expected class numbers and `flipped`, both must be [row, square]; got {labels.dtype} of shape "
+            f"{list(labels.shape)} and {list(flipped.shape)}."
+        )
     ids, of_row, sites = _prepared(model, prompts, list(probes), len(labels), of_row)
-    wanted, turned = (
-        torch.from_numpy(np.asarray(labels, np.int64)),
-        torch.from_numpy(np.asarray(flipped, bool)),
-    )
+    where = _one_position(ids, position)
+    wanted, turned = torch.from_numpy(labels.astype(np.int64)), torch.from_numpy(flipped)
     noted: dict[str, dict[str, Tensor]] = {
         name: {site: torch.zeros(len(of_row), dtype=kind) for site in sites}
         for name, kind in (
@@ -117,7 +122,7 @@ def rewrite(
         return change
 
     logits = next_logits(
-        model, ids, {site: at(site, probes[name]) for site, name in sites.items()}, positions_of(ids, position),
+        model, ids, {site: at(site, probes[name]) for site, name in sites.items()}, where,
         of_row=of_row, tokens_per_batch=tokens_per_batch, progress=progress,
     )  # fmt: skip
     return Rewritten(logits, **noted)
@@ -144,8 +149,10 @@ def push(
     Returns:
         [row, d_vocab] logits at the last token.
     """
-    n = len(next(iter(norms.values()))) if norms else 0
-    ids, of_row, sites = _prepared(model, prompts, list(norms), n, of_row)
+    sizes = {len(length) for length in norms.values()}
+    if len(sizes) > 1:
+        raise DataError(f"Every site needs one norm for each row, but there are {sorted(sizes)}.")
+    ids, of_row, sites = _prepared(model, prompts, list(norms), sizes.pop() if sizes else 0, of_row)
 
     def at(number: int, length: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         drawn: dict[str, Tensor] = {}
@@ -164,7 +171,7 @@ def push(
         model,
         ids,
         edits,
-        positions_of(ids, position),
+        _one_position(ids, position),
         of_row=of_row,
         tokens_per_batch=tokens_per_batch,
         progress=progress,
@@ -178,13 +185,31 @@ def _prepared(
     n_rows: int,
     of_row: np.ndarray | None,
 ) -> tuple[list[list[int]], np.ndarray, dict[str, str]]:
-    """Token ids, prompt of each row, and full name of each site."""
+    """Token ids, prompt of each row, and the given name of each site, in the order of the forward pass."""
     ids = encoded(model, prompts)
     if not names:
         raise DataError("No probes were given: give at least one, as {site: probe}.")
     of_row = np.arange(len(ids)) if of_row is None else np.asarray(of_row)
     if len(of_row) != n_rows:
         raise DataError(f"There are {n_rows} states for {len(of_row)} rows: give one for each row.")
-    if len(of_row) and (of_row.min() < 0 or of_row.max() >= len(ids)):
+    if not n_rows:
+        raise DataError("No states were given: at least one row is needed.")
+    if of_row.min() < 0 or of_row.max() >= len(ids):
         raise DataError(f"Rows name prompts {of_row.min()} to {of_row.max()}; there are {len(ids)}, from 0.")
-    return ids, of_row, {one_site(model, name).name: name for name in names}
+    sites: dict[str, str] = {}
+    for name in names:
+        site = one_site(model, name).name
+        if site in sites:
+            raise DataError(f"{sites[site]!r} and {name!r} are one site: give it once.")
+        sites[site] = name
+    return ids, of_row, {site: sites[site] for site in model.catalog.names if site in sites}
+
+
+def _one_position(ids: list[list[int]], position: Positions) -> list[list[int]]:
+    """The token that is edited, in each prompt; `DataError` for several, of which a row could note one only."""
+    where = positions_of(ids, position)
+    if any(len(some) != 1 for some in where):
+        raise DataError(
+            f"A state is written at one token of each prompt, position=-1 or alike, not {position!r}."
+        )
+    return where

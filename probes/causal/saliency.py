@@ -64,8 +64,8 @@ def saliency_map(
 
     Returns:
         A `Result` of kind `latent_saliency`: dims (prompt, row, col); variables `saliency`, `control` (mean of
-        the random directions), `written` (the probe saw the flipped square at the last site), `norm` (summed
-        over sites), `board`, and `probability`, `move` per prompt.
+        the random directions), `written` (the probe of the last site in the forward pass saw the flipped square),
+        `norm` (summed over sites), `board`, and `probability`, `move` per prompt.
 
     Raises:
         DataError: boards that do not fit prompts or are not square, nothing to flip.
@@ -74,10 +74,11 @@ def saliency_map(
     ids = encoded(model, prompts)
     boards = np.asarray(boards)
     size = round(boards.shape[-1] ** 0.5) if boards.ndim == 2 else 0
-    if boards.shape != (len(ids), size * size) or not np.isin(boards, (0, 1, 2)).all():
+    fits = boards.shape == (len(ids), size * size) and boards.dtype.kind in "iu"
+    if not (fits and np.isin(boards, (0, 1, 2)).all()):
         raise DataError(
-            f"Expected one square board of classes 0, 1, 2 for each of {len(ids)} prompts, [prompt, square]; got shape "
-            f"{boards.shape}."
+            f"Expected one square board of classes 0, 1, 2 for each of {len(ids)} prompts, [prompt, square]; got "
+            f"{boards.dtype} of shape {boards.shape}."
         )
     if empty not in (None, 1, 2) or n_random < 1:
         raise DataError(f"empty is 1, 2 or None and n_random at least 1; given {empty} and {n_random}.")

@@ -60,7 +60,16 @@ class LinearSquares:
 
         `more` goes to `Direction.from_vector`; by default the scale is the move that raises the difference of the
         two logits by 1.
+
+        Raises:
+            DataError: the probe has no such square or class, or both classes are one.
         """
+        known = self.bias.shape
+        if not (0 <= square < known[0] and 0 <= towards < known[1] and 0 <= away < known[1]):
+            raise DataError(
+                f"This probe has squares 0 to {known[0] - 1} and classes 0 to {known[1] - 1}; given square {square}, "
+                f"classes {away} and {towards}."
+            )
         vector = self.weight[square, towards] - self.weight[square, away]
         norm = float(vector.double().norm())
         named: dict[str, Any] = {
@@ -115,9 +124,9 @@ def fit_linear(
         >>> probe(acts).argmax(-1)
     """
     y = _checked(rows, labels, validation, n_classes)
-    if not penalties or min(penalties) <= 0:
+    if not penalties or not all(0 < penalty < np.inf for penalty in penalties):
         raise DataError(
-            f"Penalties must be above 0, not {list(penalties)}: without one W may have no minimum."
+            f"Penalties must be numbers above 0, not {list(penalties)}: without one W may have no minimum."
         )
     test = torch.from_numpy(validation)
     z, mean, std = _standard(rows[~test])
@@ -192,9 +201,14 @@ def fit_mlp(
         seed: of the first weights and the order of the rows.
 
     Raises:
-        DataError: as `fit_linear`.
+        DataError: as `fit_linear`; no epochs, or a fit that diverges.
     """
     y = _checked(rows, labels, validation, n_classes)
+    if hidden < 1 or epochs < 1 or batch_size < 1 or not learning_rate > 0:
+        raise DataError(
+            f"hidden, epochs and batch_size are at least 1 and learning_rate is above 0; given {hidden}, {epochs}, "
+            f"{batch_size} and {learning_rate}."
+        )
     test = torch.from_numpy(validation)
     z, mean, std = _standard(rows[~test])
     held, train, n_squares = (rows[test].float() - mean) / std, y[~test], y.shape[1]
@@ -225,6 +239,11 @@ def fit_mlp(
             loss = float(loss_of(held, y[test]))
         if loss < best:
             best, kept, at = loss, [p.detach().clone() for p in parameters], epoch + 1
+    if not at:
+        raise DataError(
+            f"The loss on validation rows was finite after none of {epochs} epochs: the fit diverges, take a smaller "
+            f"learning_rate than {learning_rate:g}."
+        )
     u, a, v, b = kept
     raw = u / std
     shape = (n_squares, n_classes)

@@ -110,6 +110,14 @@ def sweep(
                         "--save-direction, too.")  # fmt: skip
     if any(files.values()):
         _can_be_kept(words(kinds) or [], keep_kind, keep_label, rules(label))
+    if (
+        save_probe is not None
+        and save_direction is not None
+        and save_probe.resolve() == save_direction.resolve()
+    ):
+        raise DataError(
+            f"--save-probe and --save-direction both name {save_probe}: one would replace the other, give two files."
+        )
     if kept := [f"{name} {file}" for name, file in files.items() if file is not None and file.exists()]:
         raise DataError(f"{kept[0]} is there already: choose another name.")
     spec = make_spec(

@@ -115,9 +115,14 @@ def parts(given: list[str] | None) -> dict[str, dict[str, Any]]:
     for one in given or []:
         name, colon, rest = one.partition(":")
         pairs = [pair.partition("=") for pair in rest.split(",")]
+        fields = {field.strip() for field, _, _ in pairs}
         if not (name and colon) or name in found or not all(field and value for field, _, value in pairs):
             raise DataError(
                 f"--set {one!r} cannot be read: give NAME:FIELD=VALUE (plain:negated=false), each name once."
+            )
+        if len(fields) < len(pairs):
+            raise DataError(
+                f"--set {one!r} has two values for one field, and no prompt has both: give each once."
             )
         found[name] = {field.strip(): value for field, _, value in pairs}
     return found

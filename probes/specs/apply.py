@@ -32,6 +32,7 @@ class ApplySpec(PromptFields):
     """
 
     kind: ClassVar[str] = "probe_apply"
+    unused: ClassVar[tuple[str, ...]] = ("positive",)
 
     probe: str
     texts: list[str] = Field(default_factory=list)
@@ -44,7 +45,7 @@ class ApplySpec(PromptFields):
     def _texts_or_set(self) -> ApplySpec:
         if bool(self.texts) == bool(self.dataset):
             raise ValueError("give texts, or a data set")
-        idle = [name for name in ("labels", "filter", "limit", "group_by", "positive") if getattr(self, name)]
+        idle = [name for name in ("labels", "filter", "limit", "group_by") if getattr(self, name)]
         if idle and self.texts:
             raise ValueError(
                 f"{idle[0]} chooses prompts of a data set and has no effect on texts: leave it out"

@@ -25,6 +25,7 @@ class EraseSpec(PromptFields):
     """
 
     kind: ClassVar[str] = "probe_erase"
+    unused: ClassVar[tuple[str, ...]] = ("positive",)
 
     erase: Rule | None = None
     site: str = "blocks.14.hook_resid_post"

@@ -24,6 +24,7 @@ class MilSpec(PromptFields):
     """
 
     kind: ClassVar[str] = "probe_mil"
+    unused: ClassVar[tuple[str, ...]] = ("positive",)
 
     labels: list[str] | None = Field(default=["true", "false", OTHER], min_length=2)
     sites: str | list[str] = "blocks.14.hook_resid_post"

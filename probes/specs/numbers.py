@@ -28,6 +28,7 @@ class NumbersSpec(PromptFields):
     """
 
     kind: ClassVar[str] = "probe_numbers"
+    unused: ClassVar[tuple[str, ...]] = ("positive",)
 
     targets: list[str] = Field(min_length=1)
     sites: str | list[str] = "blocks.*.hook_resid_post"

@@ -6,7 +6,7 @@ it). As text: `continent=Africa`, `negated`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -88,12 +88,22 @@ class PromptFields(Spec):
     those of the set, if it has any, or the values of the field `group_by`.
     """
 
+    unused: ClassVar[tuple[str, ...]] = ()
+    """Of the fields below, those that a kind of run would not look at; it refuses them."""
+
     dataset: str
     labels: list[str] | None = Field(default=None, min_length=2)
     positive: str | None = None
     filter: dict[str, Any] = Field(default_factory=dict)
     group_by: str | None = None
     limit: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> PromptFields:
+        idle = [name for name in self.unused if getattr(self, name) is not None]
+        if idle:
+            raise ValueError(f"{idle[0]} has no effect on this kind of run ({self.kind}): leave it out")
+        return self
 
     def described(self) -> str:
         """The data set and what is chosen from it, in a few words."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class TransferSpec(PromptFields):
     """Train on every set, test on every set (`probes.trust.transfer_matrix`).
 
-    The sets are, in this order of precedence: `sets`, conditions on fields by name (`{"plain": {"negated": False}}`);
+    The sets are said in one of four ways: `sets`, conditions on fields by name (`{"plain": {"negated": False}}`);
     `by`, a field whose every value is one; `other_datasets`, each whole data set; `across_sites`, the sites that
     `site` stands for.
 

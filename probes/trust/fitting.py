@@ -29,6 +29,7 @@ from jaxtyping import Bool, Float64, Int64
 from threadpoolctl import ThreadpoolController
 
 from probes.estimators import KINDS, MIN_VARIANCE, Features, make_probes
+from probes.folds import whole_number
 from probes.scores import pairs_won
 from probes.source import open_source
 from workbench.errors import DataError, did_you_mean
@@ -70,6 +71,31 @@ def check_kind(kind: str) -> None:
     if kind not in FIT_KINDS:
         hint = did_you_mean(str(kind), FIT_KINDS)
         raise DataError(f"There is no probe of kind {kind!r}; the kinds are {', '.join(FIT_KINDS)}.{hint}")
+
+
+def kinds_of(kinds: str | Iterable[str]) -> list[str]:
+    """One kind or several as a list; `DataError` for none, and for what is no kind."""
+    found = [kinds] if isinstance(kinds, str) else list(kinds or ())
+    if not found:
+        raise DataError(f"Give at least one kind of probe; the kinds are {', '.join(FIT_KINDS)}.")
+    for kind in found:
+        check_kind(kind)
+    return found
+
+
+def whole_settings(penalty: Any, **given: Any) -> list[int]:
+    """The settings of a check as integers from 0, in the order given; 5.0 counts as one.
+
+    Raises:
+        DataError: one is no such number, or the penalty is no number above 0.
+    """
+    if (
+        isinstance(penalty, bool)
+        or not isinstance(penalty, int | float | np.number)
+        or not 0 < penalty < np.inf
+    ):
+        raise DataError(f"penalty above 0 is expected, a number (scikit-learn's C), not {penalty!r}.")
+    return [whole_number(value, name, 0) for name, value in given.items()]
 
 
 def fit_columns(

@@ -40,7 +40,16 @@ from probes.folds import assign_folds
 from probes.labels import arrange
 from probes.source import open_source
 from probes.trust.control_tasks import exchange, shuffled_labels
-from probes.trust.fitting import check_kind, held_out, ridge_weights, scale_of, sites_of, threads_for
+from probes.trust.fitting import (
+    check_kind,
+    held_out,
+    kinds_of,
+    ridge_weights,
+    scale_of,
+    sites_of,
+    threads_for,
+    whole_settings,
+)
 from probes.trust.labels import site_axis
 from workbench.activations import Activations
 from workbench.errors import DataError
@@ -51,6 +60,8 @@ from workbench.results import Result, array
 if TYPE_CHECKING:
     from workbench.store import Store
 
+ROUNDING = 1e-12
+"""Scores closer than this share of the largest of their fold are one."""
 LINEAR = ("mass_mean", "ridge")
 """Kinds whose scores are linear in the labels: the fast path."""
 NAMES = {
@@ -115,7 +126,11 @@ def aucs(
     targets: Bool[np.ndarray, "target row"],
     fold: Int64[np.ndarray, " row"],
 ) -> Float64[np.ndarray, " target"]:
-    """AUC over pairs of one fold for many label vectors at once, by rank sums; ties count one half."""
+    """AUC over pairs of one fold for many label vectors at once, by rank sums; ties count one half.
+
+    Scores that differ by rounding alone are ties: equal rows need not come out of a matrix product equal to the last
+    bit.
+    """
     won, total = np.zeros(len(scores)), np.zeros(len(scores))
     for index in np.unique(fold):
         here = fold == index
@@ -123,8 +138,12 @@ def aucs(
         n_up = up.sum(1).astype(np.float64)
         order = np.argsort(some, axis=1)
         ordered = np.take_along_axis(some, order, axis=1)
-        if (np.diff(ordered, axis=1) == 0).any():
-            ranks = (rankdata(some, axis=1) * up).sum(1)
+        same = np.diff(ordered, axis=1) <= ROUNDING * np.abs(ordered).max(1, keepdims=True)
+        if same.any():
+            level = np.zeros_like(ordered)
+            np.cumsum(~same, axis=1, out=level[:, 1:])
+            np.put_along_axis(level, order, level.copy(), axis=1)
+            ranks = (rankdata(level, axis=1) * up).sum(1)
         else:
             ranks = np.take_along_axis(up, order, axis=1) @ np.arange(1.0, some.shape[1] + 1)
         won += ranks - n_up * (n_up + 1) / 2
@@ -141,10 +160,24 @@ def p_values(
         observed: statistics.
         null: the same under each permutation (all cells under the same one).
 
+    Raises:
+        DataError: shapes that do not match, no cell, or NaN (which would count as the strongest of statistics).
+
     Example:
         >>> p_values(np.array([0.9]), np.zeros((99, 1)))["p"]
         array([0.01])
     """
+    observed, null = np.asarray(observed, dtype=np.float64), np.asarray(null, dtype=np.float64)
+    if observed.ndim != 1 or null.ndim != 2 or not len(observed) or null.shape[1] != len(observed):
+        raise DataError(
+            f"Expected statistics [cell] and [draw, cell], got shapes {list(observed.shape)} and {list(null.shape)}."
+        )
+    bad = np.flatnonzero(np.isnan(observed) | np.isnan(null).any(0))
+    if len(bad):
+        raise DataError(
+            f"{len(bad)} of {len(observed)} cells have a statistic that is NaN, the first is cell {bad[0]}: leave them "
+            "out, they have no p-value."
+        )
     m, k = null.shape
     reach = observed - 1e-12  # a permutation that is the identity gives the same up to rounding
     p = ((null >= reach).sum(0) + 1) / (m + 1)
@@ -196,13 +229,10 @@ def permutation_test(
         >>> found.data["p_max"].sel(layer=20)
     """
     progress, started = progress or Silent(), time.perf_counter()
-    names = [kinds] if isinstance(kinds, str) else list(kinds)
-    for kind in names:
-        check_kind(kind)
-    if n < 19 or penalty <= 0 or not names:
-        raise DataError(
-            f"n must be at least 19 (else no p is below 0.05), penalty above 0: they are {n}, {penalty}."
-        )
+    names = kinds_of(kinds)
+    folds, n, seed = whole_settings(penalty, folds=folds, n=n, seed=seed)
+    if n < 19:
+        raise DataError(f"n must be at least 19 (else no p is below 0.05), but is {n}.")
     source = open_source(acts)
     rows = arrange(source, labels, groups, positive)
     if len(rows.labels) > 1 or len(rows.classes) != 2:

@@ -39,7 +39,7 @@ from probes.trust.control_tasks import (
     shuffled_labels,
     type_folds,
 )
-from probes.trust.fitting import Scorer, check_kind, held_out, interval, rows_at
+from probes.trust.fitting import Scorer, check_kind, held_out, interval, rows_at, whole_settings
 from probes.trust.labels import group_codes, site_axis, two_classes, values_of
 from probes.trust.text_baselines import BASELINES, MEANING, text_scores
 from probes.trust.untrained import collect_untrained
@@ -139,8 +139,15 @@ def trust_report(
     """
     progress, started = progress or Silent(), time.perf_counter()
     check_kind(kind)
-    if not (penalty > 0 and n_bootstrap >= 1 and n_control >= 1):
-        raise DataError("penalty must be above 0, n_bootstrap and n_control at least 1.")
+    folds, n_control, n_bootstrap, seed = whole_settings(
+        penalty, folds=folds, n_control=n_control, n_bootstrap=n_bootstrap, seed=seed
+    )
+    if n_bootstrap < 1 or n_control < 1:
+        raise DataError("n_bootstrap and n_control at least 1.")
+    if not isinstance(position, int | np.integer):
+        raise DataError(
+            f"A trust report reads one token of each prompt, position=-1 or alike, not {position!r}."
+        )
     texts, labels, groups, about = _inputs(prompts, labels, groups)
     up, classes = two_classes(labels, len(texts), positive)
     codes = group_codes(groups, len(texts))

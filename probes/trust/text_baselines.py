@@ -27,7 +27,7 @@ import xarray as xr
 from jaxtyping import Bool, Float64, Int64
 
 from probes.folds import assign_folds
-from probes.trust.fitting import Scorer, interval
+from probes.trust.fitting import Scorer, interval, whole_settings
 from probes.trust.labels import group_codes, two_classes
 from workbench.errors import DataError, did_you_mean
 from workbench.provenance import provenance
@@ -58,8 +58,10 @@ def text_scores(
         penalty: C of the logistic regression.
 
     Raises:
-        DataError: an unknown baseline, `token count` without token ids, or numbers of rows that do not match.
+        DataError: an unknown baseline, `token count` without token ids, what is no text, numbers of rows that do not
+            match, or a penalty that is no number above 0.
     """
+    whole_settings(penalty)
     if baseline not in BASELINES:
         hint = did_you_mean(baseline, BASELINES)
         raise DataError(f"There is no baseline {baseline!r}; they are {', '.join(BASELINES)}.{hint}")
@@ -67,8 +69,14 @@ def text_scores(
         raise DataError(
             f"{len(texts)} texts, {len(positive)} labels and {len(fold)} folds: one of each a row."
         )
-    if baseline == "token count" and token_ids is None:
-        raise DataError("The baseline 'token count' needs the token ids of every text.")
+    if baseline == "token count" and (token_ids is None or len(token_ids) != len(texts)):
+        given = "none" if token_ids is None else f"{len(token_ids)}"
+        raise DataError(
+            f"The baseline 'token count' needs the token ids of every text: given {given} for {len(texts)} texts."
+        )
+    strange = [text for text in texts if not isinstance(text, str)]
+    if strange:
+        raise DataError(f"A text baseline reads texts; one of these is {strange[0]!r}.")
     blank = [i for i, text in enumerate(texts) if not text.strip()]
     if blank:
         raise DataError(
@@ -144,6 +152,9 @@ def text_only(
     Example:
         >>> text_only(statements.texts, statements.labels, groups=statements.groups).summary["best"]
     """
+    folds, seed, n_bootstrap = whole_settings(penalty, folds=folds, seed=seed, n_bootstrap=n_bootstrap)
+    if n_bootstrap < 1:
+        raise DataError(f"n_bootstrap must be at least 1, not {n_bootstrap}.")
     up, classes = two_classes(labels, len(texts), positive)
     codes = group_codes(groups, len(texts))
     fold = assign_folds(up, codes, n=folds, seed=seed)

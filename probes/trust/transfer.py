@@ -32,7 +32,7 @@ import xarray as xr
 from jaxtyping import Float64, Int64
 
 from probes.trust.control_tasks import shuffled_labels
-from probes.trust.fitting import Scorer, check_kind, fit_columns, interval
+from probes.trust.fitting import Scorer, fit_columns, interval, kinds_of, whole_settings
 from probes.trust.sets import Joined, join
 from probes.trust.text_baselines import MEANING, scored
 from workbench.errors import DataError
@@ -99,13 +99,13 @@ def transfer_matrix(
         >>> transfer_matrix(sets).data["auc"].sel(train="plain", test="negated")
     """
     progress, started = progress or Silent(), time.perf_counter()
-    names = [kinds] if isinstance(kinds, str) else list(kinds)
-    for kind in names:
-        check_kind(kind)
-    if not (names and penalty > 0 and n_bootstrap >= 1 and n_control >= 1 and folds >= 2):
+    names = kinds_of(kinds)
+    folds, n_control, n_bootstrap, seed = whole_settings(
+        penalty, folds=folds, n_control=n_control, n_bootstrap=n_bootstrap, seed=seed
+    )
+    if n_bootstrap < 1 or n_control < 1 or folds < 2:
         raise DataError(
-            f"Give a kind of probe, penalty above 0 ({penalty}), folds from 2 ({folds}), n_bootstrap and n_control "
-            f"from 1 ({n_bootstrap}, {n_control})."
+            f"Give folds from 2 ({folds}), n_bootstrap and n_control from 1 ({n_bootstrap}, {n_control})."
         )
     if shared not in ("held_out", "refuse"):
         raise DataError(f"shared is {shared!r}; expected 'held_out' or 'refuse'.")

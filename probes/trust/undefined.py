@@ -25,7 +25,15 @@ import xarray as xr
 
 from probes.folds import assign_folds
 from probes.trust.control_tasks import shuffled_labels
-from probes.trust.fitting import Scorer, check_kind, fit_columns, interval, rows_at, sites_of
+from probes.trust.fitting import (
+    Scorer,
+    fit_columns,
+    interval,
+    kinds_of,
+    rows_at,
+    sites_of,
+    whole_settings,
+)
 from probes.trust.labels import group_codes, site_axis, two_classes, values_of
 from workbench.activations import Activations
 from workbench.errors import DataError
@@ -92,9 +100,12 @@ def undefined_rows(
         >>> undefined_rows(acts, statements.labels, statements.groups).data["share_positive"].sel(layer=20)
     """
     progress, started = progress or Silent(), time.perf_counter()
-    names = [kinds] if isinstance(kinds, str) else list(kinds)
-    for kind in names:
-        check_kind(kind)
+    names = kinds_of(kinds)
+    folds, n_control, n_bootstrap, seed = whole_settings(
+        penalty, folds=folds, n_control=n_control, n_bootstrap=n_bootstrap, seed=seed
+    )
+    if n_control < 1 or n_bootstrap < 1:
+        raise DataError(f"n_control and n_bootstrap are at least 1; given {n_control} and {n_bootstrap}.")
     given = values_of(labels, "labels")
     if len(given) != len(acts):
         raise DataError(f"{len(given)} labels for {len(acts)} rows: give one for each.")
