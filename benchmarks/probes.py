@@ -8,10 +8,11 @@ whole call: factorisation, fits, choice of penalty, scores and bootstrap interva
 what they add is a row.
 
 Both sides at the same accuracy: every coefficient vector, at every penalty, is compared with scikit-learn's exact
-Newton solution (`newton-cholesky`, tolerance 1e-9). At its default tolerance of 1e-4 lbfgs stops at cosines of 0.98
-and less under weak penalties, so the comparison runs it at 1e-6, the loosest that comes near 0.999 (0.997); rows show
-time and cosine at the default tolerance, at 1e-7, and of `newton-cholesky` at 1e-4 and 1e-5. The held-out AUC at the same penalty is compared too
-(`auc_max_diff`; scikit-learn's rows are standardised together, ours by the training rows alone).
+Newton solution (`newton-cholesky`, tolerance 1e-9). At its default tolerance of 1e-4 lbfgs stops at cosines of 0.98 and
+less under weak penalties, so the comparison runs it at 1e-6, the loosest that comes near 0.999 (0.997); rows show time
+and cosine at the default tolerance, at 1e-7, and of `newton-cholesky` at 1e-4 and 1e-5. The held-out AUC at the same
+penalty is compared too (`auc_max_diff`; scikit-learn's rows are standardised together, ours by the training rows
+alone).
 
 Goals: `sweep_over_sklearn` >= 50, `coefficient_cosine_min` >= 0.999, `auc_max_diff` <= 0.005. Where there is a GPU, the
 sweep on it is a row.

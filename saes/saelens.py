@@ -20,7 +20,8 @@ def load(source: str | Path, sae_id: str | None = None, *, device: str = "cpu") 
         device: where its weights go.
 
     Raises:
-        ModelError: no such folder, a folder without the two files, an unknown release, or no network.
+        ModelError: no such folder, a folder without the two files or with damaged ones, an unknown release, no
+            network, or a transcoder or temporal autoencoder (neither gives back what it reads, row by row).
 
     Example:
         >>> saes.load("my-sae").d_sae
@@ -29,7 +30,9 @@ def load(source: str | Path, sae_id: str | None = None, *, device: str = "cpu") 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from sae_lens import SAE
+    from safetensors import SafetensorError
 
+    unreadable = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
     folder = Path(source).expanduser()
     if folder.is_dir():
         missing = [n for n in ("cfg.json", "sae_weights.safetensors") if not (folder / n).is_file()]
@@ -39,8 +42,9 @@ def load(source: str | Path, sae_id: str | None = None, *, device: str = "cpu") 
             )
         try:
             return _wrap(SAE.load_from_disk(folder, device=device), str(source))
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise ModelError(f"The autoencoder in {str(source)!r} cannot be loaded: {error}") from error
+        except unreadable as error:
+            why = f"its settings lack {error}" if isinstance(error, KeyError) else error
+            raise ModelError(f"The autoencoder in {str(source)!r} cannot be loaded: {why}") from error
     if sae_id is None:
         raise ModelError(
             f"{str(source)!r} is no folder. For a sae-lens release also give the autoencoder in it: "
@@ -48,7 +52,7 @@ def load(source: str | Path, sae_id: str | None = None, *, device: str = "cpu") 
         )
     try:
         return _wrap(SAE.from_pretrained(str(source), sae_id, device=device), f"{source}/{sae_id}")
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except unreadable as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"Autoencoder {sae_id!r} of release {str(source)!r} cannot be loaded: {first}"
@@ -56,8 +60,18 @@ def load(source: str | Path, sae_id: str | None = None, *, device: str = "cpu") 
 
 
 def _wrap(sae: Any, source: str) -> SparseAutoencoder:
+    from sae_lens import TemporalSAE, Transcoder
+
+    if isinstance(sae, Transcoder | TemporalSAE):
+        raise ModelError(
+            f"{source!r} holds a {sae.cfg.architecture()}, not an autoencoder that gives back the activations it "
+            "reads row by row: use it with sae_lens itself."
+        )
+    # Heads are flattened here, for every autoencoder alike.
+    sae.turn_off_forward_pass_hook_z_reshaping()
     settings = sae.cfg.to_dict()
     metadata = settings.get("metadata") or {}
+    normalises = sae.cfg.normalize_activations in ("layer_norm", "constant_norm_rescale")
     return SparseAutoencoder(
         site=metadata.get("hook_name") or "",
         d_in=sae.cfg.d_in,
@@ -67,4 +81,5 @@ def _wrap(sae: Any, source: str) -> SparseAutoencoder:
         settings=settings,
         encode_flat=sae.encode,
         decode_flat=sae.decode,
+        scale_from=sae.run_time_activation_norm_fn_in if normalises else None,
     )

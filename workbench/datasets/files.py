@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,10 @@ def _endings() -> str:
 
 
 def _text(path: Path) -> str:
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions.") from None
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -82,12 +86,13 @@ def _jsonl(path: Path, text: str) -> list[Row]:
         value = _json_value(line, where)
         if not isinstance(value, dict):
             raise DataError(f"{where}: a {type(value).__name__}; expected one JSON object per line.")
+        _refuse_half_characters(value, line, where)
         rows.append(Row(value, where, str(number)))
     return rows
 
 
 def _json(path: Path, text: str) -> list[Row]:
-    value = _json_value(text, str(path))
+    value = _json_value(text, str(path), lines=True)
     if not isinstance(value, list):
         raise DataError(f"{path}: a {type(value).__name__}; expected a list of objects or of texts.")
     rows = []
@@ -95,19 +100,38 @@ def _json(path: Path, text: str) -> list[Row]:
         where = f"{path} record {number}"
         if not isinstance(item, dict | str):
             raise DataError(f"{where}: a {type(item).__name__}; expected an object or a text.")
+        _refuse_half_characters(item, text, where)
         rows.append(Row({"text": item} if isinstance(item, str) else item, where, str(number)))
     return rows
 
 
-def _json_value(text: str, where: str) -> Any:
+def _json_value(text: str, where: str, *, lines: bool = False) -> Any:
+    """`lines`: the text is a whole file, so its line is said too."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        place = where if " line " in where else f"{where} line {error.lineno}"
+        place = f"{where} line {error.lineno}" if lines else where
         raise DataError(f"{place}, column {error.colno}: not valid JSON: {error.msg}.") from None
+    except ValueError as error:  # a number with thousands of digits
+        raise DataError(f"{where}: cannot be read as JSON: {error}.") from None
+
+
+def _refuse_half_characters(value: Any, text: str, where: str) -> None:
+    """An emoji is two escapes in JSON; what was cut between them is no text, and no tokenizer takes it."""
+    if not _SURROGATE.search(text):
+        return
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start : error.end])
+        raise DataError(
+            f"{where}: holds half a character, {half}, as a text that was cut inside an emoji does; remove it."
+        ) from None
 
 
 def _csv(path: Path, text: str) -> list[Row]:
+    # The module's limit for a cell is one for all of its users: it is only ever raised, so nobody is hurt.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
     rows = []
@@ -157,6 +181,7 @@ def _txt(path: Path, text: str) -> list[Row]:
     ]
 
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _READERS: dict[str, Callable[[Path, str], list[Row]]] = {
     ".jsonl": _jsonl,
     ".json": _json,

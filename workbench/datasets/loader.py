@@ -9,6 +9,7 @@ the entry-point group `workbench.datasets`: objects with `names() -> list[str]` 
 from __future__ import annotations
 
 import json
+import operator
 import os
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -88,21 +89,28 @@ def load(
     Args:
         name_or_path: one of `names()` or `generated()`, or a path.
         split: `"train"` (80 %) or `"test"` (20 %) of the records, no group on both sides; record by record
-            where the file gives no groups. The same `seed` gives two parts that share nothing.
-        limit: at most this many records, drawn with `seed` (not the first: files go by template).
+            where the file gives no groups. The same `seed` gives two parts that share nothing. Of a set that is
+            made on demand the provider says what its parts are: for a model organism problems that the model was
+            trained on, and (also without `split`) held-out ones; a group may stand in both.
+        limit: at most this many records, drawn with `seed` (not the first: files go by template). Sets made on
+            demand have a size of their own where none is given (500 pairs of an organism).
         seed: for `split` and `limit`.
 
     Returns:
         The set; its `selection` says "n of N" for each step.
 
     Raises:
-        DataError: unknown name, or an unreadable file; it names the file, the line and what is expected.
+        DataError: unknown name, or an unreadable file; it names the file, the line and what is expected. `limit` or
+            `seed` is no whole number.
 
     >>> len(load("capitals", split="test", limit=20))
     20
     """
     if split not in (None, "train", "test"):
         raise DataError(f"There is no split {split!r}; expected 'train' or 'test'.")
+    for what, number in (("limit", limit), ("seed", seed)):
+        if number is not None and not _is_whole(number):
+            raise DataError(f"{what} is {number!r}; expected a whole number.")
     if limit is not None and limit < 1:
         raise DataError(f"limit is {limit}; expected at least 1.")
     if not _is_path(name_or_path) and (name := str(name_or_path)) not in index():
@@ -126,6 +134,14 @@ def check(name_or_path: str | os.PathLike[str]) -> None:
         there = str(name_or_path) in index() or str(name_or_path) in generated()
     if not there:
         load(name_or_path)
+
+
+def _is_whole(number: object) -> bool:
+    try:
+        operator.index(number)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    return True
 
 
 def _is_path(given: str | os.PathLike[str]) -> bool:

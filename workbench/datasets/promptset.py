@@ -236,15 +236,19 @@ class PromptSet:
         if isinstance(key, slice):
             return self._selected(self.records[key], f"records [{_slice_words(key)}]")
         if isinstance(key, str):
-            by_id = {r.id: r for r in self.records}
-            if key not in by_id:
-                raise DataError(f"{self.name!r} has no record with the id {key!r}.{did_you_mean(key, by_id)}")
-            return by_id[key]
+            if key not in self._by_id:
+                hint = did_you_mean(key, self._by_id)
+                raise DataError(f"{self.name!r} has no record with the id {key!r}.{hint}")
+            return self._by_id[key]
         return self.records[key]  # IndexError past the end, as Python's own loops expect
 
     def __repr__(self) -> str:
         steps = "".join(f"; {step}" for step in self.selection)
         return f"<PromptSet {self.name!r}: {len(self)} {self.kind}{steps}>"
+
+    @cached_property
+    def _by_id(self) -> dict[str, Record]:
+        return {r.id: r for r in self.records}
 
     def _selected(self, kept: tuple[Record, ...], how: str) -> PromptSet:
         step = f"{how}: {len(kept)} of {len(self)}"
@@ -264,10 +268,13 @@ class PromptSet:
         )
 
     def _no_such_value(self, name: str, choice: Any, values: list[Any]) -> NoReturn:
-        there = list(dict.fromkeys(values))
-        shown = ", ".join(repr(v) for v in there[:12])
+        there = list({repr(v): v for v in values}.items())  # by their words: a value may be a list
+        shown = ", ".join(words for words, _ in there[:12])
         more = f", … ({len(there)} in all)" if len(there) > 12 else ""
-        hint = did_you_mean(str(choice), [str(v) for v in there])
+        hint = did_you_mean(str(choice), [str(v) for _, v in there])
+        lists = next((words for words, v in there if isinstance(v, list)), None)
+        if lists is not None:
+            hint += f" A list is asked for inside a list: {name}=[{lists}]."
         raise DataError(
             f"No record of {self.name!r} has {name}={choice!r}.{hint} The values are: {shown}{more}."
         )

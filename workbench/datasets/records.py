@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from math import isnan
 from typing import Any, Literal, TypeAlias, get_args
 
 from workbench.errors import DataError, did_you_mean
@@ -147,6 +148,7 @@ _REQUIRED: dict[Kind, tuple[str, ...]] = {
     "statements": ("text", "label"),
     "texts": ("text",),
 }
+_ANSWERS = ("answer", "wrong_answer")
 _BOOLEANS = ("negated", "made_up")
 _WANTED = "expected 'text'; 'text' and 'label'; or 'clean' and 'corrupt'"
 
@@ -191,7 +193,8 @@ def kind_of(given: Mapping[str, Any], where: str) -> Kind:
 def make_record(kind: Kind, given: Mapping[str, Any], *, default_id: str, where: str) -> Record:
     """A checked record from the fields of one line.
 
-    Numbers and booleans where text is expected become text. `where` (file and line) begins the message
+    Numbers and booleans where text is expected become text. A field that is null, NaN (pandas' null) or empty
+    is one that the record lacks; an answer may be a space or a line break. `where` (file and line) begins the message
     of the `DataError` raised for a required field that is missing or empty, or a value of the wrong type.
 
     >>> make_record("texts", {"text": "Hello.", "page": 3}, default_id="1", where="my.jsonl line 1").extra
@@ -203,7 +206,7 @@ def make_record(kind: Kind, given: Mapping[str, Any], *, default_id: str, where:
     values: dict[str, Any] = {"extra": {k: v for k, v in given.items() if k not in known}}
     for name in known:
         value = given.get(name)
-        empty = value is None or (isinstance(value, str) and not value.strip())
+        empty = _is_empty(name, value)
         if empty and name in _REQUIRED[kind]:
             raise DataError(f"{where}: {name!r} is {'empty' if name in given else 'missing'}.")
         if not empty:
@@ -213,6 +216,12 @@ def make_record(kind: Kind, given: Mapping[str, Any], *, default_id: str, where:
         return _TYPES[kind](**values)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
+
+
+def _is_empty(name: str, value: Any) -> bool:
+    if isinstance(value, str):
+        return not (value if name in _ANSWERS else value.strip())
+    return value is None or (isinstance(value, float) and isnan(value))
 
 
 def _converted(name: str, value: Any, where: str) -> Any:

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.errors import DataError
+from workbench.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     from workbench.datasets.promptset import PromptSet
@@ -160,7 +160,11 @@ class Organism(ABC):
 
     @abstractmethod
     def problems(self, n: int, *, split: Split = "held_out", seed: int = 0) -> PromptSet:
-        """`n` clean/corrupt prompt pairs with answers, spans and labels."""
+        """`n` clean/corrupt prompt pairs with answers, spans and labels, or as many as the task has.
+
+        Raises:
+            DataError: another split than `train` and `held_out`, or a negative seed.
+        """
 
     def build(self, seed: int) -> Any:
         """The model before training: random weights from `seed`."""
@@ -176,17 +180,29 @@ class Organism(ABC):
         return model(input_ids=ids, use_cache=False).logits
 
     def ids(self, words: Sequence[str]) -> list[int]:
-        """Token ids of words."""
+        """Token ids of words. Raises `DataError` for one that is not in the vocabulary."""
         table = self.table
+        unknown = next((word for word in words if word not in table), None)
+        if unknown is not None:
+            raise DataError(
+                f"{unknown!r} is no word of {self.name}.{did_you_mean(str(unknown), table)} It has "
+                f"{len(table)}, from {next(iter(table))!r} to {next(reversed(table))!r}."
+            )
         return [table[word] for word in words]
 
     @cached_property
-    def table(self) -> Mapping[str, int]:
+    def table(self) -> dict[str, int]:
         """Word -> token id."""
         return {word: i for i, word in enumerate(self.words())}
 
     def stream(self, seed: int, purpose: str, number: int = 0) -> np.random.Generator:
-        """The random numbers of one purpose: independent of all others, the same every time."""
+        """The random numbers of one purpose: independent of all others, the same every time.
+
+        Raises:
+            DataError: a negative seed.
+        """
+        if seed < 0:
+            raise DataError(f"seed is {seed}; a model organism takes whole numbers from 0.")
         return np.random.default_rng([seed, zlib.crc32(f"{self.name}/{purpose}".encode()), number])
 
 
@@ -244,6 +260,13 @@ def gpt2(
         tie_word_embeddings=False,
         **ids | more,
     )
+
+
+def is_held_out_split(split: Split) -> bool:
+    """Whether a split is the held-out one. Raises `DataError` where it is neither that nor `train`."""
+    if split not in get_args(Split):
+        raise DataError(f"There is no split {split!r} of a model organism; expected 'train' or 'held_out'.")
+    return split == "held_out"
 
 
 def falls_to_held_out(content: bytes, one_in: int) -> bool:

@@ -19,6 +19,7 @@ from workbench.organisms.organism import (
     Plan,
     Split,
     falls_to_held_out,
+    is_held_out_split,
     llama,
     next_logits,
 )
@@ -79,7 +80,7 @@ class Addition(Organism):
             (a, b, operation)
             for a in range(LARGEST + 1)
             for b in range(LARGEST + 1)
-            if _is_held_out(a, b) == (split == "held_out")
+            if _is_held_out(a, b) == is_held_out_split(split)
             for operation in (0, 1)
         ]
         return np.array(rows)

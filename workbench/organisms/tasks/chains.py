@@ -31,6 +31,7 @@ from workbench.organisms.organism import (
     Plan,
     Split,
     falls_to_held_out,
+    is_held_out_split,
     llama,
     next_word_batch,
 )
@@ -79,7 +80,7 @@ class Chains(Organism):
         made: list[Program] = []
         while len(made) < n:
             program = random_program(rng)
-            if _is_held_out(program.text()) == (split == "held_out"):
+            if _is_held_out(program.text()) == is_held_out_split(split):
                 made.append(program)
         return made
 

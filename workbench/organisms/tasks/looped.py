@@ -25,6 +25,7 @@ from workbench.organisms.organism import (
     Plan,
     Split,
     falls_to_held_out,
+    is_held_out_split,
     llama,
     next_logits,
 )
@@ -97,7 +98,7 @@ class Looped(Organism):
         found: list[np.ndarray] = []
         while len(found) < n:
             graph = _random_forest(rng)
-            if _is_held_out(graph) == (split == "held_out"):
+            if _is_held_out(graph) == is_held_out_split(split):
                 found.append(graph)
         return np.array(found)
 

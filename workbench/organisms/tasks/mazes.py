@@ -17,6 +17,7 @@ from workbench.organisms.organism import (
     Plan,
     Split,
     greedy,
+    is_held_out_split,
     llama,
     next_word_batch,
 )
@@ -84,10 +85,10 @@ class Mazes(Organism):
         cell = np.array([table[grid.cell_name(c, SIZE)] for c in range(SIZE * SIZE)])
         while len(prompts) < n:
             wanted = n - len(prompts)
-            factor = 1.15 if split == "train" else HELD_OUT_SHARE * 1.2
+            factor = HELD_OUT_SHARE * 1.2 if is_held_out_split(split) else 1.15
             for kind in kinds:
                 mazes = grid.generate(kind, int(wanted / len(kinds) * factor) + 2, SIZE, rng)
-                mazes = mazes[held_out(mazes) == (split == "held_out")]
+                mazes = mazes[held_out(mazes) == is_held_out_split(split)]
                 steps, joined = grid.distances(mazes, SIZE), grid.adjacency(mazes, SIZE)
                 quota = (wanted + 1) // len(kinds)
                 for maze, apart, open_ in list(zip(mazes, steps, joined, strict=True))[:quota]:

@@ -19,6 +19,7 @@ from workbench.organisms.organism import (
     Plan,
     Split,
     gpt2,
+    is_held_out_split,
     next_logits,
 )
 
@@ -87,7 +88,7 @@ class ModularAddition(Organism):
         )
         order = self.stream(seed, "split").permutation(len(every))
         n = round(TRAIN_SHARE * len(every))
-        return every[order[:n] if split == "train" else order[n:]]
+        return every[order[n:] if is_held_out_split(split) else order[:n]]
 
     def batch(self, seed: int, step: int) -> Batch:
         pairs = self._pairs(seed, "train")

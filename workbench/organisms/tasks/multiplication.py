@@ -18,6 +18,7 @@ from workbench.organisms.organism import (
     falls_to_held_out,
     gpt2,
     greedy,
+    is_held_out_split,
     next_word_batch,
 )
 
@@ -62,7 +63,7 @@ class Multiplication(Organism):
         found_a, found_b, total = [], [], 0
         while total < n:
             a, b = rng.integers(0, 10, (2, max(64, 2 * n), DIGITS))
-            kept = held_out(a, b) == (split == "held_out")
+            kept = held_out(a, b) == is_held_out_split(split)
             found_a.append(a[kept])
             found_b.append(b[kept])
             total += int(kept.sum())

@@ -19,6 +19,7 @@ from workbench.organisms.organism import (
     Split,
     falls_to_held_out,
     gpt2,
+    is_held_out_split,
 )
 from workbench.organisms.othello_rules import (
     Games,
@@ -136,7 +137,7 @@ class Othello(Organism):
         pairs: list[Pair] = []
         while len(pairs) < n:
             drawn = random_games(512, rng, SIZE)
-            for game in np.flatnonzero(held_out(drawn.moves) == (split == "held_out")):
+            for game in np.flatnonzero(held_out(drawn.moves) == is_held_out_split(split)):
                 length = int(rng.integers(6, 27))
                 pair = self._pair(drawn.moves[game], length, rng, len(pairs))
                 if pair is not None:

@@ -19,6 +19,7 @@ from workbench.organisms.organism import (
     Plan,
     Split,
     falls_to_held_out,
+    is_held_out_split,
     llama,
     next_logits,
 )
@@ -75,7 +76,7 @@ class TwoHop(Organism):
             for e in range(N_ENTITIES)
             for r1 in range(N_RELATIONS)
             for r2 in range(N_RELATIONS)
-            if falls_to_held_out(f"{e},{r1},{r2}".encode(), HELD_OUT_SHARE) == (split == "held_out")
+            if falls_to_held_out(f"{e},{r1},{r2}".encode(), HELD_OUT_SHARE) == is_held_out_split(split)
         ]
         return np.array(rows)
 
