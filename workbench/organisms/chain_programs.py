@@ -32,10 +32,31 @@ class Line:
 
 @dataclass(frozen=True)
 class Program:
-    """A problem: lines in order, and the variable that is asked for."""
+    """A problem: lines in order, and the variable that is asked for.
+
+    Raises:
+        DataError: a variable is set twice or used before it is set, a sign is unknown, or what is asked is never set.
+    """
 
     lines: tuple[Line, ...]
     asked: str
+
+    def __post_init__(self) -> None:
+        known: set[str] = set()
+        for line in self.lines:
+            if line.name in known:
+                raise DataError(f"The variable {line.name!r} is set twice: a program sets each one once.")
+            if line.source is not None and line.source not in known:
+                raise DataError(
+                    f"{line.name!r} is worked out from {line.source!r}, which is not set before it."
+                )
+            if line.source is not None and line.sign not in SIGNS:
+                raise DataError(f"The sign {line.sign!r} is not known: expected one of {', '.join(SIGNS)}.")
+            known.add(line.name)
+        if self.asked not in known:
+            raise DataError(
+                f"{self.asked!r} is asked for, but the program sets {', '.join(sorted(known))} only."
+            )
 
     def text(self) -> str:
         """The prompt: `a = 7 ; b = a + 5 ; ask b :`."""

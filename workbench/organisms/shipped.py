@@ -108,16 +108,21 @@ def write(
         organism: what was trained.
         trained: the outcome of `train`.
         seed: it was trained with.
-        target: the folder to make; an existing one is replaced in one step.
-        snapshots: a folder of weights kept on the way, to go along.
+        target: the folder to make; an existing one of a trained organism is replaced in one step.
+        snapshots: a folder of weights kept on the way; those of the steps made go along.
         machine: what to state; default: this one.
+
+    Raises:
+        ModelError: `target` holds something else than a trained organism.
     """
     import torch
 
     from workbench.model.quiet import quiet_transformers
     from workbench.organisms.model_card import readme
     from workbench.organisms.tokenizer import word_tokenizer
+    from workbench.organisms.training import snapshot_name
 
+    refuse_foreign(target, CARD, "a trained model")
     organism.trained_with = seed
     model = trained.model.to("cpu")
     measured = _as_stored(organism, model)
@@ -150,10 +155,30 @@ def write(
         (temporary / CARD).write_text(_pretty(asdict(card)), encoding="utf-8")
         (temporary / TRAINING).write_text(_pretty(_rounded(asdict(trained.curve))), encoding="utf-8")
         (temporary / "model.safetensors").chmod(0o644)  # the library makes it readable for its owner only
-        if snapshots is not None and snapshots.is_dir():
-            shutil.copytree(snapshots, temporary / SNAPSHOTS)
+        # Others in that folder are of an earlier training that came further.
+        names = [snapshot_name(step) for step in organism.snapshots if step <= trained.step]
+        kept = [snapshots / name for name in names if snapshots is not None and (snapshots / name).is_file()]
+        for path in kept:
+            (temporary / SNAPSHOTS).mkdir(exist_ok=True)
+            shutil.copy2(path, temporary / SNAPSHOTS)
         (temporary / "README.md").write_text(readme(organism, card, trained.curve), encoding="utf-8")
     return card
+
+
+def refuse_foreign(folder: Path, mark: str, what: str) -> None:
+    """Writing replaces a whole folder: refuse one that holds anything but what it would replace.
+
+    Raises:
+        ModelError: `folder` is a file, or has something in it but not the file `mark`.
+    """
+    if not folder.exists() or (folder / mark).is_file():
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
+        there = "holds other things" if folder.is_dir() else "is a file"
+        raise ModelError(
+            f"{folder} {there} and would be replaced by the folder of {what}: name one that is empty, does not exist "
+            f"yet or has a {mark}."
+        )
 
 
 def _as_stored(organism: Organism, model: Any) -> Any:

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from workbench.errors import ModelError
 from workbench.files import publish_file, publish_folder
 from workbench.organisms.organism import IGNORE, Batch, Organism, Plan
+from workbench.organisms.shipped import refuse_foreign
 from workbench.organisms.weight_statistics import weight_statistics
 from workbench.progress import Progress, Silent
 
@@ -76,11 +77,13 @@ def train(
         on_evaluation: called with the model and the new point of the curve after each evaluation.
 
     Raises:
-        ModelError: `folder` belongs to another organism, seed or plan; the loss is not finite.
+        ModelError: `folder` belongs to another organism, seed or plan, or holds something else; the loss is not finite.
 
     Example:
         >>> train(organisms.get("two-hop"), seed=0, folder=Path("work/two-hop"))
     """
+    if folder is not None:
+        refuse_foreign(folder, STATE, "a training")
     plan, progress = organism.plan, progress or Silent()
     organism.trained_with = seed
     steps = plan.steps if steps is None else min(steps, plan.steps)
@@ -136,12 +139,17 @@ def snapshots_of(folder: Path) -> Path:
     return folder.with_name(folder.name + "-snapshots")
 
 
+def snapshot_name(step: int) -> str:
+    """The file of the weights after so many steps."""
+    return f"step-{step:05d}.safetensors"
+
+
 def keep_snapshot(model: Any, folder: Path, step: int) -> None:
     """Write the weights as they are to `folder/step-00000.safetensors`."""
     from safetensors.torch import save_file
 
     weights = {name: p.detach().cpu().clone().contiguous() for name, p in model.named_parameters()}
-    with publish_file(folder / f"step-{step:05d}.safetensors") as temporary:
+    with publish_file(folder / snapshot_name(step)) as temporary:
         save_file(weights, temporary)
         temporary.chmod(0o644)
 

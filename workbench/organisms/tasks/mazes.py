@@ -172,7 +172,8 @@ class Mazes(Organism):
         return grid.is_shortest(path, about["joined"], about["steps"], about["origin"], about["target"])
 
     def problems(self, n: int, *, split: Split = "held_out", seed: int = 0) -> PromptSet:
-        """Pairs of prompts that differ in the target only and, as their answers, in the first step of the path.
+        """Pairs of prompts that differ in the target only and, as their answers, in the first step of the path; half
+        of the mazes are spanning trees (one more where `n` is odd), in mixed order.
 
         The prompt ends with the origin, the first cell of the path. Extra fields: `maze_kind`, `open` (the open
         passages), `path`, `corrupt_path`.
@@ -180,12 +181,16 @@ class Mazes(Organism):
         rng = self.stream(seed, f"problems/{split}")
         vocabulary = self.words()
         pairs: list[Pair] = []
+        left = dict(zip(KINDS, ((n + 1) // 2, n // 2), strict=True))
         while len(pairs) < n:
             prompts, _, about = self.draw(max(16, n), rng, split)
-            for prompt, a in zip(prompts, about, strict=True):
-                other = self._other_target(a, rng)
-                if other is None or len(pairs) == n:
+            # `draw` gives one kind after the other.
+            for i in rng.permutation(len(prompts)):
+                prompt, a = prompts[i], about[i]
+                other = self._other_target(a, rng) if left[a["kind"]] else None
+                if other is None:
                     continue
+                left[a["kind"]] -= 1
                 words = [vocabulary[t] for t in prompt] + [grid.cell_name(a["origin"], SIZE)]
                 place = words.index("<TARGET_START>") + 1
                 begin = len(" ".join(words[:place])) + 1
